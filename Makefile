@@ -1,0 +1,75 @@
+# Every target sets up what it needs, the first time: an interpreter, .venv, packages.
+# `make demo` uses PyPI only; `make test`, when root runs it, apt as well. See scripts/setup.sh.
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+HOSTS  := 3
+GUESTS := 6
+
+MAKEFLAGS += --no-print-directory
+.PHONY: help demo test check format format-check lint types imports test-fast coverage \
+        lab-up lab-down bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.stamp-demo ## Rebalance a simulated cluster, in seconds and without a hypervisor
+	@.venv/bin/rebalancer simulate scenarios/hotspot.yaml --plan-out plan.json
+
+# The lab's tests share hosts and time what they do, so they run one after the other, and last.
+test: .venv/.stamp-lab ## Run every test; those with real hypervisors need root
+	$(PYTEST) -n auto -m "not lab"
+	@if obstacle=$$($(PYTHON) -m tests.lab check); then \
+	    echo '$(PYTEST) -m lab'; $(PYTEST) -m lab; \
+	else \
+	    echo "Left out the tests with real hypervisors: $$obstacle"; test "$$CI" != true; \
+	fi
+
+# What is documented is checked by tests, as is everything that can be.
+check: format-check lint types imports test-fast ## Check all that needs no hypervisor, before a commit
+
+format-check: .venv/.stamp-test
+	$(PYTHON) -m ruff format --check
+
+lint: .venv/.stamp-test
+	$(PYTHON) -m ruff check
+
+types: .venv/.stamp-test
+	$(PYTHON) -m mypy
+
+imports: .venv/.stamp-test
+	.venv/bin/lint-imports
+
+test-fast: .venv/.stamp-test
+	$(PYTEST) -n auto -m "not lab"
+
+format: .venv/.stamp-test ## Format the code, and mend what the linter can
+	$(PYTHON) -m ruff check --fix --exit-zero
+	$(PYTHON) -m ruff format
+
+coverage: .venv/.stamp-test ## Show which lines and branches no test without the lab reaches
+	$(PYTEST) -n auto -m "not lab" --cov --cov-report=term
+
+lab-up: .venv/.stamp-lab ## Start HOSTS=3 real libvirt hosts with GUESTS=6 guests on this machine
+	$(PYTHON) -m tests.lab up --hosts $(HOSTS) --guests $(GUESTS)
+
+lab-down: .venv/.stamp-lab ## Remove them
+	$(PYTHON) -m tests.lab down
+
+bench: .venv/.stamp-demo ## Compare predictions with measured migrations, DATA=measurements.csv
+	@test -n "$(DATA)" || { echo 'name the measurements: make bench DATA=measurements.csv'; exit 64; }
+	$(PYTHON) benchmarks/prediction.py --data $(DATA)
+
+clean: ## Remove .venv and everything that was built
+	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist htmlcov plan.json
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.stamp-demo: pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh demo
+
+.venv/.stamp-test: .venv/.stamp-demo
+	@sh scripts/setup.sh test
+
+.venv/.stamp-lab: .venv/.stamp-test tests/lab/requirements.py
+	@sh scripts/setup.sh lab

@@ -1,0 +1,291 @@
+"""What is going to be done: a placement, and the plan of migrations that leads to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from rebalancer.cluster.inventory import Assignment, HostId, HostState, Mode, VmId
+from rebalancer.cluster.rules import Violation
+
+
+class SolveStatus(StrEnum):
+    """Why the solver stopped."""
+
+    OPTIMAL = "optimal"
+    TIME_LIMIT = "time_limit"
+    """Time ran out; the placement is the best one found until then."""
+    SEARCHED = "searched"
+    """The search ended by itself: it found nothing better, and did not prove there is nothing."""
+    UNCHANGED = "unchanged"
+    """Nothing could be moved, or nothing better was found: the present placement stays."""
+    INFEASIBLE = "infeasible"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """How good the cluster was and will be by the policy's goals; smaller is better.
+
+    Values are sums of weighted goals of the tier that decided, without a unit.
+    """
+
+    before: float
+    after: float
+    bound: float
+    """No placement can have a smaller objective than this."""
+    status: SolveStatus
+    solve_seconds: float
+    terms_before: Mapping[str, float] = field(default_factory=dict)
+    """Share of each goal in `before`, by goal name, weights included."""
+    terms_after: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gap_ratio(self) -> float:
+        """Distance to the best possible: (after - bound) / after; 0 when nothing is left."""
+        return max(0.0, self.after - self.bound) / self.after if self.after > 0 else 0.0
+
+    @property
+    def captured_ratio(self) -> float:
+        """Share of the possible improvement that was found; 1 when nothing was possible."""
+        possible = self.before - self.bound
+        return min(1.0, (self.before - self.after) / possible) if possible > 1e-12 else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmoved:
+    """A VM that ought to have moved and does not, with every reason."""
+
+    vm: VmId
+    reasons: tuple[str, ...]
+    vm_name: str = ""
+    """What people call it; empty where nobody filled it in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placement:
+    """Where every VM should be, and how good that is."""
+
+    assignment: Assignment
+    objective: Objective
+    reasons: Mapping[VmId, str] = field(default_factory=dict)
+    """Why each moved VM moves, in numbers."""
+    unmoved: tuple[Unmoved, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsolved:
+    """No placement satisfies the policy."""
+
+    status: SolveStatus
+    conflicts: tuple[Violation, ...]
+    """What contradicts each other, in words."""
+
+
+class Priority(StrEnum):
+    """What a migration is for, most urgent first."""
+
+    DRAIN = "drain"
+    REPAIR = "repair"
+    """It mends a rule or a limit that is broken now."""
+    BALANCE = "balance"
+    """It serves a goal: balance, power, geography."""
+
+
+class Confidence(StrEnum):
+    """How much a prediction is worth."""
+
+    HIGH = "high"
+    """Dirty rate and working set were measured."""
+    MEDIUM = "medium"
+    """Dirty rate was measured, the working set assumed."""
+    LOW = "low"
+    """The dirty rate is unknown and was assumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a migration is expected to take. Times count from the start of the plan.
+
+    `_upper` values are the ends of the band that nine of ten migrations should stay within.
+    """
+
+    start_seconds: float
+    duration_seconds: float
+    duration_upper_seconds: float
+    downtime_seconds: float
+    downtime_upper_seconds: float
+    transfer_bytes: float
+    confidence: Confidence
+
+    @property
+    def finish_seconds(self) -> float:
+        """When it should be over."""
+        return self.start_seconds + self.duration_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One VM going from one host to another in one way."""
+
+    id: str
+    """Unique within the plan: `m1`, `m2`, … in the order of their start."""
+    vm: VmId
+    vm_name: str
+    source: HostId
+    target: HostId
+    mode: Mode
+    mode_reason: str
+    """Why this mode, in one sentence with numbers."""
+    reason: str
+    """Why the VM moves at all."""
+    priority: Priority
+    wave: int
+    """Length of the longest chain of migrations that it waits for, plus one."""
+    depends_on: tuple[str, ...]
+    """Migrations that must have completed before this one may start."""
+    bytes_per_second: float
+    """Bandwidth it is granted."""
+    max_downtime_seconds: float
+    """Longest pause the hypervisor may plan for at the switch-over."""
+    memory_bytes: int
+    predicted: Prediction
+
+
+class PowerAction(StrEnum):
+    """What is done to a host's power."""
+
+    WAKE = "wake"
+    SLEEP = "sleep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerStep:
+    """One host switched on before, or off after, the migrations that concern it."""
+
+    host: HostId
+    action: PowerAction
+    reason: str
+    depends_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOutlook:
+    """A host before and after the plan; the ratios are of its capacity, reserve taken off."""
+
+    host: HostId
+    name: str
+    state: HostState
+    cpu_ratio_before: float
+    cpu_ratio_after: float
+    memory_ratio_before: float
+    memory_ratio_after: float
+    vms_before: int
+    vms_after: int
+
+
+class VerdictKind(StrEnum):
+    """What a cycle came to."""
+
+    MOVES = "moves"
+    BALANCED = "balanced"
+    BELOW_THRESHOLD = "below threshold"
+    NO_GAIN = "no gain"
+    BLOCKED = "blocked"
+    """Something that must happen cannot: a drain, the repair of a hard rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The sentence that an operator reads first."""
+
+    kind: VerdictKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan:
+    """Ordered migrations with everything needed to review, apply and judge them.
+
+    Immutable once made. Its fingerprints tie it to the snapshot and policy it was made from.
+    """
+
+    id: str
+    cluster: str
+    creator: str
+    created_at: datetime
+    expires_at: datetime
+    policy: str
+    policy_fingerprint: str
+    snapshot_fingerprint: str
+    snapshot_taken_at: datetime
+    verdict: Verdict
+    objective: Objective | None
+    hosts: tuple[HostOutlook, ...]
+    migrations: tuple[Migration, ...]
+    unmoved: tuple[Unmoved, ...] = ()
+    power: tuple[PowerStep, ...] = ()
+    makespan_seconds: float = 0.0
+    makespan_lower_bound_seconds: float = 0.0
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Migration id -> what a human would type to do the same."""
+    violations_before: tuple[Violation, ...] = ()
+    violations_after: tuple[Violation, ...] = ()
+
+    @property
+    def final_assignment(self) -> Mapping[VmId, HostId]:
+        """Where the VMs that the plan moves end up."""
+        return {migration.vm: migration.target for migration in self.migrations}
+
+
+class MigrationState(StrEnum):
+    """Where a migration stands: five stages as the field teaches them, and how it can end."""
+
+    PENDING = "pending"
+    PREPARE = "prepare"
+    """The target is checked against the live state."""
+    REQUEST = "request"
+    """The hypervisors were asked to move it; the target is setting up."""
+    TRANSFER = "transfer"
+    """Memory is copied; the source still is the owner."""
+    FINISH = "finish"
+    """The transfer ended and it is found out who owns the VM now."""
+    COMPLETE = "complete"
+    SKIPPED = "skipped"
+    """Never started: it was not needed any more, or what it relied on did not hold."""
+    FAILED_SAFE = "failed-safe"
+    """Not moved; the VM runs on the source as before."""
+    FAILED_DOWN = "failed-down"
+    """The VM ran before and does not run now. A human must look at once."""
+    ABORTED = "aborted"
+    """Called off on request; the VM runs on the source."""
+    UNKNOWN = "unknown"
+    """It could not be found out where the VM is. Nothing touches the VM until it is."""
+
+
+ENDED_STATES = frozenset(
+    {
+        MigrationState.COMPLETE,
+        MigrationState.SKIPPED,
+        MigrationState.FAILED_SAFE,
+        MigrationState.FAILED_DOWN,
+        MigrationState.ABORTED,
+        MigrationState.UNKNOWN,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one migration of a rollout ended, and what it really took."""
+
+    migration: str
+    state: MigrationState
+    text: str
+    """What happened, for the operator."""
+    duration_seconds: float | None = None
+    downtime_seconds: float | None = None
+    """As the hypervisor reported it."""
+    transfer_bytes: float | None = None
+    iterations: int | None = None

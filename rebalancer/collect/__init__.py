@@ -1,0 +1,1 @@
+"""World -> Snapshot. Reads only: nothing in here can change a host."""

@@ -1,0 +1,207 @@
+"""A domain's XML -> what has to be known to place and move it. Pure; libvirt is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from rebalancer.cluster.compatibility import HOST_CPU
+from rebalancer.cluster.inventory import NumaNode
+from rebalancer.collect.domain_metadata import Hints, read_hints
+from rebalancer.collect.domain_obstacles import obstacles
+from rebalancer.collect.storage_identity import network_identity
+from rebalancer.collect.xml_text import attribute, byte_count, parse, text_of, whole_number
+
+_SMALL_PAGE_BYTES = 64 * 1024
+"""Ordinary pages: 4 KiB, or 16 and 64 KiB on some ARM and POWER machines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuWish:
+    """The CPU that a guest sees, as far as it binds the VM to certain hosts."""
+
+    model: str | None = None
+    """A named model, or `host-passthrough`; `None` goes everywhere."""
+    required: frozenset[str] = frozenset()
+    """Features on top of the model."""
+    disabled: frozenset[str] = frozenset()
+    """Features of the model that it does not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskImage:
+    """One file, device or volume that a disk consists of: its image, or a backing image."""
+
+    path: str | None = None
+    pool: str | None = None
+    """Name of the storage pool, where the definition names pool and volume."""
+    network: str | None = None
+    """Identity of the storage, where the disk is reached through a network protocol."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A disk or drive with something in it."""
+
+    target: str
+    device: str
+    """`disk`, `lun`, `cdrom` or `floppy`."""
+    images: tuple[DiskImage, ...]
+    may_be_dropped: bool
+    """The VM goes on without it where it is missing (`startupPolicy`)."""
+
+    @property
+    def is_removable(self) -> bool:
+        """Whether it is a drive, whose medium nobody would copy along."""
+        return self.device in {"cdrom", "floppy"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainFacts:
+    """What a definition says."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    """All it may ever use, plugged modules included."""
+    vcpus: int
+    is_emulated: bool
+    """Its CPU is made in software (TCG), so that the host's CPU does not matter to it."""
+    arch: str | None
+    machine_type: str | None
+    cpu: CpuWish
+    disks: tuple[Disk, ...]
+    networks: frozenset[str]
+    numa_nodes: tuple[NumaNode, ...]
+    """Cells of the guest that each need a cell of the host."""
+    uses_hugepages: bool
+    hugepage_bytes: int | None
+    """`None` with `uses_hugepages`: the host's default size."""
+    hints: Hints
+    obstacles: tuple[str, ...]
+
+
+def read_domain(xml: str) -> DomainFacts:
+    """Read a domain's definition; raise `UnreadableXmlError` when it is none."""
+    domain = parse(xml)
+    page_bytes = _page_sizes(domain)
+    is_emulated = domain.get("type") == "qemu"
+    return DomainFacts(
+        uuid=text_of(domain, "uuid") or "",
+        name=text_of(domain, "name") or "",
+        memory_bytes=byte_count(domain.find("memory")) or 0,
+        vcpus=_vcpus(domain),
+        is_emulated=is_emulated,
+        arch=attribute(domain, "os/type", "arch"),
+        machine_type=attribute(domain, "os/type", "machine"),
+        cpu=CpuWish() if is_emulated else _cpu(domain.find("cpu")),
+        disks=tuple(_disks(domain)),
+        networks=frozenset(_networks(domain)),
+        numa_nodes=tuple(_numa_nodes(domain)) if _is_bound_to_cells(domain) else (),
+        uses_hugepages=bool(page_bytes),
+        hugepage_bytes=max((size for size in page_bytes if size), default=None),
+        hints=read_hints(domain),
+        obstacles=tuple(obstacles(domain)),
+    )
+
+
+def _vcpus(domain: ET.Element) -> int:
+    vcpu = domain.find("vcpu")
+    if vcpu is None:
+        return 1
+    return max(1, whole_number(vcpu.get("current")) or whole_number(vcpu.text) or 1)
+
+
+def _cpu(cpu: ET.Element | None) -> CpuWish:
+    mode = cpu.get("mode", "custom") if cpu is not None else "none"
+    if cpu is None or mode == "host-model":
+        # A running VM's XML has the model that it became; a stopped one takes what it finds.
+        return CpuWish()
+    if mode in {"host-passthrough", "maximum"}:
+        return CpuWish(model=HOST_CPU)
+    features = [(each.get("name") or "", each.get("policy")) for each in cpu.iterfind("feature")]
+    return CpuWish(
+        model=text_of(cpu, "model"),
+        required=frozenset(name for name, policy in features if policy in {"require", "force"}),
+        disabled=frozenset(name for name, policy in features if policy in {"disable", "forbid"}),
+    )
+
+
+def _disks(domain: ET.Element) -> Iterator[Disk]:
+    for disk in domain.iterfind("devices/disk"):
+        images = tuple(_images(disk))
+        if images:
+            yield Disk(
+                target=attribute(disk, "target", "dev") or "?",
+                device=disk.get("device", "disk"),
+                images=images,
+                may_be_dropped=attribute(disk, "source", "startupPolicy")
+                in {"requisite", "optional"},
+            )
+
+
+def _images(disk: ET.Element) -> Iterator[DiskImage]:
+    """Yield the image of a disk and those it is based on."""
+    layer: ET.Element | None = disk
+    while layer is not None:
+        source = layer.find("source")
+        if source is not None and (image := _image(layer.get("type"), source)):
+            yield image
+        layer = layer.find("backingStore")
+
+
+def _image(kind: str | None, source: ET.Element) -> DiskImage | None:
+    if kind == "network":
+        return DiskImage(network=network_identity(source))
+    if pool := source.get("pool"):
+        return DiskImage(pool=pool, path=source.get("volume"))
+    path = source.get("file") or source.get("dev") or source.get("dir")
+    return DiskImage(path=path) if path else None
+
+
+def _networks(domain: ET.Element) -> Iterator[str]:
+    for interface in domain.iterfind("devices/interface"):
+        source = interface.find("source")
+        if source is None or interface.get("type") not in {"network", "bridge", "direct"}:
+            continue
+        # A running VM on a libvirt network has that network's bridge in its XML as well.
+        if name := source.get("network") or source.get("bridge") or source.get("dev"):
+            yield name
+
+
+def _is_bound_to_cells(domain: ET.Element) -> bool:
+    """A guest may see NUMA cells that are none of the host's: then they may go anywhere."""
+    memory_mode = attribute(domain, "numatune/memory", "mode")
+    return domain.find("numatune/memnode") is not None or memory_mode == "strict"
+
+
+def _numa_nodes(domain: ET.Element) -> Iterator[NumaNode]:
+    for cell in domain.iterfind("cpu/numa/cell"):
+        yield NumaNode(
+            cpu_cores=float(_size_of_set(cell.get("cpus", ""))),
+            memory_bytes=byte_count(cell, "memory") or 0,
+        )
+
+
+def _size_of_set(text: str) -> int:
+    """Return how many numbers a set such as `0-3,8,^2` names."""
+    members: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().removeprefix("^").partition("-")
+        start, end = whole_number(first), whole_number(last or first)
+        if start is None or end is None or end - start > 100_000:
+            continue
+        numbers = set(range(start, end + 1))
+        members = members - numbers if part.strip().startswith("^") else members | numbers
+    return len(members)
+
+
+def _page_sizes(domain: ET.Element) -> list[int | None]:
+    """Return the sizes of huge pages asked for; `None` in it is the host's default size."""
+    element = domain.find("memoryBacking/hugepages")
+    if element is None:
+        return []
+    pages = element.findall("page")
+    sizes = [byte_count(page, "size") for page in pages] if pages else [None]
+    return [size for size in sizes if size is None or size > _SMALL_PAGE_BYTES]

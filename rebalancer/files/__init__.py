@@ -1,0 +1,46 @@
+"""How every file enters the program, whatever is in it.
+
+`read_yaml` and `read_json` take a path and the model of what the file should hold, and return the
+model or raise `InvalidFileError` with everything that is wrong, each with its line or path and
+what would be right. A missing file, a binary one, one of another version and one that would fill
+the memory are told in the same way. What the values mean to a cluster is not known here.
+
+`open_yaml` and `open_json` stop before the model, for those who check more than a model can, and
+want to name the place of what they find. `explain` does the same for values that come from
+elsewhere, such as the environment.
+"""
+
+from rebalancer.files.document import Document
+from rebalancer.files.explain import explain
+from rebalancer.files.quantities import Bytes, BytesPerSecond, Cores, Ratio, Seconds
+from rebalancer.files.reading import (
+    FileModel,
+    open_json,
+    open_yaml,
+    parse_json_text,
+    parse_yaml_text,
+    read_json,
+    read_yaml,
+)
+from rebalancer.files.tree import Finding, Tree, dotted, shown
+
+__all__ = [
+    "Bytes",
+    "BytesPerSecond",
+    "Cores",
+    "Document",
+    "FileModel",
+    "Finding",
+    "Ratio",
+    "Seconds",
+    "Tree",
+    "dotted",
+    "explain",
+    "open_json",
+    "open_yaml",
+    "parse_json_text",
+    "parse_yaml_text",
+    "read_json",
+    "read_yaml",
+    "shown",
+]

@@ -1,0 +1,1 @@
+"""Snapshot, Demand, Policy -> Placement: who should be where. Pure but for the solver."""

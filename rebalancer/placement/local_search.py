@@ -1,0 +1,285 @@
+"""Hot-first local search: good placements in milliseconds, at any size.
+
+The costliest host first, the best move off it, as long as moves pay; then swaps, where memory
+is too full for single moves; then the emptying of whole hosts, which no single move pays for.
+(The hot-first order is that of Meta's Rebalancer, "Optimizing Resource Allocation in
+Hyperscale Datacenters", OSDI 2024.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.curves import Switch
+from rebalancer.placement.layout import IMPOSSIBLE, Layout, movable_on
+from rebalancer.placement.problem import LIMITED, Resource
+
+LEAST_GAIN = 1e-6
+"""Gains below this are rounding, not improvements."""
+HOSTS_TRIED = 24
+"""Where there are many hosts, so many of the costliest ones are looked at for partners to swap
+with, and as many others."""
+SWAPS_TRIED = 20
+"""Best-looking swaps of a host that are tried against spread and together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How long a search may take, by the caller's clock, and how much it may move."""
+
+    clock: Callable[[], float]
+    ends_at: float
+    moves: int | None = None
+    """Units that may be away from where they started; `None`: any number."""
+    exempt: Bools | None = None
+    """`(U,)`: units that do not count, as they have to move."""
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether time is up."""
+        return self.clock() >= self.ends_at
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return max(0.0, self.ends_at - self.clock())
+
+    def moves_of(self, layout: Layout) -> int:
+        """How many units count as moved."""
+        moved = layout.x != layout.problem.start
+        return int((moved if self.exempt is None else moved & ~self.exempt).sum())
+
+    def allows_first_move_of(self, layout: Layout, units: Ints) -> Bools:
+        """Which of the units may move now, given how many have moved already."""
+        if self.moves is None or self.moves_of(layout) < self.moves:
+            return np.ones(len(units), bool)
+        free = self.exempt[units] if self.exempt is not None else np.zeros(len(units), bool)
+        return np.asarray(free | (layout.x[units] != layout.problem.start[units]), bool)
+
+
+def improve(layout: Layout, budget: Budget, only: Bools | None = None) -> None:
+    """Improve the layout until no move, swap or emptied host does any more, or time is up."""
+    while not budget.is_spent:
+        descend(layout, budget, only)
+        if not (trade(layout, budget, only) or empty_hosts(layout, budget, only)):
+            return
+
+
+def descend(layout: Layout, budget: Budget, only: Bools | None = None) -> bool:
+    """Make the best move off the costliest host until no host has a move that pays."""
+    improved = False
+    tired = _without_units(layout)
+    while not budget.is_spent and not tired.all():
+        host = int(np.where(tired, -np.inf, layout.host_cost()).argmax())
+        if (move := best_move_off(layout, host, budget, only)) is None:
+            tired[host] = True
+            continue
+        layout.move(*move)
+        # Only these two hosts are judged anew; the rest get their turn in the next sweep.
+        tired[[host, move[1]]] = False
+        improved = True
+        if tired.sum() >= len(tired) - 2:
+            tired = tired & _without_units(layout)
+    return improved
+
+
+def _without_units(layout: Layout) -> Bools:
+    return np.array([not members for members in layout.members], bool)
+
+
+def best_move_off(
+    layout: Layout, host: int, budget: Budget, only: Bools | None = None
+) -> tuple[int, int] | None:
+    """The unit and target of the move off `host` that gains most, if any gains anything."""
+    units = _choice(layout, host, only)
+    units = units[budget.allows_first_move_of(layout, units)]
+    if not len(units):
+        return None
+    gains = layout.gains_of_moving(units, host)
+    row, target = np.unravel_index(gains.argmax(), gains.shape)
+    return (int(units[row]), int(target)) if gains[row, target] > LEAST_GAIN else None
+
+
+def _choice(layout: Layout, host: int, only: Bools | None) -> Ints:
+    units = movable_on(layout, host)
+    return units if only is None else units[only[units]]
+
+
+def trade(layout: Layout, budget: Budget, only: Bools | None = None) -> bool:
+    """Let units change places, costliest host first, once for each host."""
+    improved = False
+    for host in np.argsort(-layout.host_cost(), kind="stable").tolist():
+        while not budget.is_spent and swap_off(layout, host, budget, only):
+            improved = True
+    return improved
+
+
+def swap_off(layout: Layout, host: int, budget: Budget, only: Bools | None = None) -> bool:
+    """Make the best swap between a unit of `host` and one elsewhere, if it gains anything."""
+    units = _choice(layout, host, only)
+    others = _partners(layout, host, only)
+    units = units[budget.allows_first_move_of(layout, units)]
+    others = others[budget.allows_first_move_of(layout, others)]
+    if not len(units) or not len(others):
+        return False
+    gains = layout.gains_of_swapping(units, host, others)
+    best = np.argpartition(-gains, min(SWAPS_TRIED, gains.size - 1), axis=None)[:SWAPS_TRIED]
+    for flat in best[np.argsort(-gains.flat[best], kind="stable")].tolist():
+        row, column = divmod(flat, len(others))
+        if gains[row, column] <= LEAST_GAIN:
+            return False
+        unit, other = int(units[row]), int(others[column])
+        extra = layout.swap(unit, other)
+        over = budget.moves is not None and budget.moves_of(layout) > budget.moves
+        if gains[row, column] - extra > LEAST_GAIN and not over:
+            return True
+        layout.swap(unit, other)
+    return False
+
+
+def _partners(layout: Layout, host: int, only: Bools | None) -> Ints:
+    """Units to swap with: those of all hosts, or, of many, of the costliest and of some others."""
+    units = layout.problem.movable if only is None else layout.problem.movable & only
+    hosts = layout.problem.host_count
+    if hosts > 2 * HOSTS_TRIED:
+        near = np.zeros(hosts, bool)
+        near[np.argsort(-layout.host_cost(), kind="stable")[:HOSTS_TRIED]] = True
+        step = hosts // HOSTS_TRIED
+        near[np.arange(host % step, hosts, step)] = True
+        units = units & near[layout.x]
+    return np.flatnonzero(units)
+
+
+def empty_hosts(layout: Layout, budget: Budget, only: Bools | None = None) -> bool:
+    """Try to move everything off a host at once, least loaded first, where that saves watts."""
+    switches = [curve for _, curve in layout.scale.curves if isinstance(curve, Switch)]
+    if not switches:
+        return False
+    improved = False
+    order = np.argsort(layout.load[Resource.MEMORY] / layout.problem.size[Resource.MEMORY])
+    for host in order.tolist():
+        if budget.is_spent:
+            break
+        improved |= _empty(layout, host, budget, only)
+    return improved
+
+
+def _empty(layout: Layout, host: int, budget: Budget, only: Bools | None) -> bool:
+    """Move all units off `host` if that gains anything; leave everything as it is if not."""
+    problem = layout.problem
+    if not layout.members[host] or not problem.scored[host]:
+        return False
+    before = layout.scale.cost(problem, layout.x)
+    done: list[tuple[int, int]] = []
+    for unit in sorted(layout.members[host], key=lambda u: -problem.needs[Resource.MEMORY, u]):
+        target = _target_for(layout, unit, budget, only)
+        if target is None:
+            break
+        layout.move(unit, target)
+        done.append((unit, host))
+    gained = before - layout.scale.cost(problem, layout.x)
+    if not layout.members[host] and gained > LEAST_GAIN:
+        return True
+    layout.restore(done)
+    return False
+
+
+def _target_for(layout: Layout, unit: int, budget: Budget, only: Bools | None) -> int | None:
+    """The host that is best for one unit, empty ones last, whether or not moving it pays."""
+    units = np.array([unit])
+    if not layout.problem.movable[unit] or (only is not None and not only[unit]):
+        return None
+    if not budget.allows_first_move_of(layout, units)[0]:
+        return None
+    gains = layout.gains_of_moving(units, int(layout.x[unit]))[0]
+    target = int(gains.argmax())
+    return target if gains[target] > -IMPOSSIBLE else None
+
+
+def make_room(layout: Layout, unit: int, budget: Budget, only: Bools | None = None) -> bool:
+    """Move `unit` to a host that is too full for it, others off that host first.
+
+    An ejection chain of depth two: on each host that could take the unit, the smallest units
+    go, largest need first, until it fits. The cheapest way is taken if it gains anything.
+    """
+    best: tuple[float, list[tuple[int, int]]] = (LEAST_GAIN, [])
+    before = layout.scale.cost(layout.problem, layout.x)
+    for target in _crowded_targets(layout, unit).tolist():
+        if budget.is_spent:
+            break
+        moves = _squeeze_in(layout, unit, target, budget, only)
+        undo = [(moved, back) for moved, back, _ in moves]
+        gain = before - layout.scale.cost(layout.problem, layout.x)
+        if moves and gain > best[0]:
+            best = (gain, [(moved, to) for moved, _, to in moves])
+        layout.restore(undo)
+    for moved, to in best[1]:
+        layout.move(moved, to)
+    return bool(best[1])
+
+
+def _crowded_targets(layout: Layout, unit: int) -> Ints:
+    """Hosts that could take the unit but have no room, the least overfull ones first."""
+    problem = layout.problem
+    over = np.zeros(problem.host_count)
+    for resource in LIMITED:
+        after = layout.load[resource] + problem.needs[resource, unit]
+        over += np.maximum(after - layout.limits[resource], 0) / problem.size[resource]
+    could = problem.candidates.hosts_of(unit) & (over > 0)
+    could[layout.x[unit]] = False
+    order = np.argsort(np.where(could, over, np.inf), kind="stable")
+    return order[: min(TARGETS_SQUEEZED, int(could.sum()))]
+
+
+TARGETS_SQUEEZED = 12
+
+
+def _squeeze_in(
+    layout: Layout, unit: int, target: int, budget: Budget, only: Bools | None
+) -> list[tuple[int, int, int]]:
+    """Move units off `target` until `unit` fits, then move it; nothing if it never does."""
+    done: list[tuple[int, int, int]] = []
+    while not _fits(layout, unit, target):
+        move = _eviction(layout, unit, target, budget, only)
+        if move is None or len(done) >= EVICTIONS:
+            layout.restore([(moved, back) for moved, back, _ in done])
+            return []
+        done.append((move[0], target, move[1]))
+        layout.move(*move)
+    done.append((unit, int(layout.x[unit]), target))
+    layout.move(unit, target)
+    return done
+
+
+EVICTIONS = 4
+
+
+def _fits(layout: Layout, unit: int, target: int) -> bool:
+    gains = layout.gains_of_moving(np.array([unit]), int(layout.x[unit]))
+    return bool(gains[0, target] > -IMPOSSIBLE)
+
+
+def _eviction(
+    layout: Layout, unit: int, target: int, budget: Budget, only: Bools | None
+) -> tuple[int, int] | None:
+    """The unit to move off `target` to make room: one that suffices if any does, else a big one."""
+    problem = layout.problem
+    units = _choice(layout, target, only)
+    units = units[(units != unit) & budget.allows_first_move_of(layout, units)]
+    if not len(units):
+        return None
+    gains = layout.gains_of_moving(units, target)
+    gains[:, layout.x[unit]] = -IMPOSSIBLE
+    gain = gains.max(axis=1)
+    missing = [
+        layout.load[r, target] + problem.needs[r, unit] - layout.limits[r, target] for r in LIMITED
+    ]
+    short = sum(
+        np.maximum(lack - problem.needs[r, units], 0) / problem.size[r, target]
+        for r, lack in zip(LIMITED, missing, strict=True)
+    )
+    row = int(np.lexsort((-gain, short, gain == -IMPOSSIBLE))[0])
+    return None if gain[row] == -IMPOSSIBLE else (int(units[row]), int(gains[row].argmax()))

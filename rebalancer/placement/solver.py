@@ -1,0 +1,267 @@
+"""From a snapshot, a forecast and a policy to the best placement that could be found in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rebalancer.cluster.demand import Demand
+from rebalancer.cluster.inventory import Assignment, Snapshot
+from rebalancer.cluster.plan import Objective, Placement, SolveStatus, Unsolved
+from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.violations import hard_violations, worsened
+from rebalancer.errors import SolverError
+from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.engine import improve_tier
+from rebalancer.placement.explain import find_unmoved, reasons_of_moves
+from rebalancer.placement.local_search import Budget
+from rebalancer.placement.necessary import do_what_is_necessary
+from rebalancer.placement.objectives import DRAIN_TIER, Tier, find_tiers, is_necessary
+from rebalancer.placement.ordering import make_orderable
+from rebalancer.placement.problem import PlacementProblem, placement_problem
+
+TOLERANCE = 1e-6
+"""Costs that differ by less are the same."""
+PROVED_RATIO = 1e-4
+"""A placement is called optimal when at most this share of the improvement that could be
+possible is missing: tangents and tolerances make a bound a little lower than it need be."""
+ECHOES = 2
+"""Times that the answer is searched again as if it were the present placement."""
+
+
+def place(
+    snapshot: Snapshot,
+    demand: Demand,
+    policy: Policy,
+    *,
+    time_limit_seconds: float = 60.0,
+    clock: Callable[[], float],
+    seed: int = 0,
+) -> Placement | Unsolved:
+    """Find the placement that serves the policy best and breaks nothing that is not broken.
+
+    `clock` tells seconds that only ever grow. The present placement is an answer too, so a
+    shorter time limit gives a less good one and never a bad one. The same input gives the same
+    answer, unless time runs out.
+    """
+    began = clock()
+    case = _Case(
+        snapshot=snapshot,
+        demand=demand,
+        policy=policy,
+        budget=Budget(clock=clock, ends_at=began + time_limit_seconds),
+        seed=seed,
+    )
+    problem, tiers = case.problem_and_tiers()
+    found = _settled(case, problem, tiers, _search(problem, tiers, case.budget, seed))
+    _check(problem, found.x)
+    return Placement(
+        assignment=problem.assignment(found.x),
+        objective=_objective(problem, tiers, found, case.budget, clock() - began),
+        reasons=reasons_of_moves(problem, tiers, found.x),
+        unmoved=find_unmoved(problem, found.x),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Case:
+    """What is given."""
+
+    snapshot: Snapshot
+    demand: Demand
+    policy: Policy
+    budget: Budget
+    seed: int
+
+    def problem_and_tiers(self) -> tuple[PlacementProblem, tuple[Tier, ...]]:
+        problem = placement_problem(self.snapshot, self.demand, self.policy)
+        return problem, find_tiers(problem)
+
+    def after(self, assignment: Assignment) -> _Case:
+        """The case that there will be when the assignment has been carried out."""
+        vms = tuple(replace(vm, host=assignment[vm.id]) for vm in self.snapshot.vms)
+        return replace(self, snapshot=replace(self.snapshot, vms=vms))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """A placement and what is known about it."""
+
+    x: Ints
+    needed: Ints
+    """What has to be done whatever the goals say; part of `x` unless `x` found a better way."""
+    bounds: dict[int, float]
+    """Tier -> the least cost that any placement could have."""
+
+
+def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, seed: int) -> _Found:
+    if not problem.receives.any():
+        return _Found(x=problem.start, needed=problem.start, bounds={})
+    needed = do_what_is_necessary(problem, tiers, budget)
+    exempt = needed != problem.start
+    budget = replace(budget, moves=problem.policy.limits.migrations, exempt=exempt)
+    must_leave, is_complete = _must_leave(problem, tiers, needed)
+    goals = [tier for tier in tiers if not is_necessary(tier)]
+    x, bounds = needed, {}
+    for number, tier in enumerate(goals):
+        result = improve_tier(
+            problem,
+            goals[: number + 1],
+            x,
+            must_leave=must_leave,
+            is_bound_global=is_complete,
+            budget=budget,
+            seed=seed,
+        )
+        bounds[tier.number] = result.bound
+        x = result.x if _is_better(problem, goals, x, result.x) else x
+    x = make_orderable(problem, x, tiers, budget)
+    worth_it = _is_worth_it(problem, goals, needed, x)
+    return _Found(x=x if worth_it else needed, needed=needed, bounds=bounds)
+
+
+def _must_leave(
+    problem: PlacementProblem, tiers: Sequence[Tier], needed: Ints
+) -> tuple[Bools, bool]:
+    """Units that every good placement moves, and whether all that is necessary could be done."""
+    left = sum(
+        tier.cost(problem, needed) - _least(problem, tier) for tier in tiers if is_necessary(tier)
+    )
+    is_complete = left <= TOLERANCE
+    must = problem.drains[problem.start] & ~problem.drains[needed]
+    return (must if is_complete else np.zeros_like(must)), is_complete
+
+
+def _least(problem: PlacementProblem, tier: Tier) -> float:
+    """The cost that a necessary tier has in any case: VMs that cannot leave a draining host."""
+    if tier.number != DRAIN_TIER:
+        return 0.0
+    units = np.flatnonzero(problem.drains[problem.start])
+    stuck = ~(problem.movable[units] & problem.candidates.of(units).any(axis=1))
+    return float(sum(len(problem.units[unit]) for unit in units[stuck].tolist()))
+
+
+def _settled(
+    case: _Case, problem: PlacementProblem, tiers: Sequence[Tier], found: _Found
+) -> _Found:
+    """Search on from the answer until that finds nothing more, so that a second plan is empty.
+
+    Only done while there is time for another search as long as the ones before.
+    """
+    for _ in range(ECHOES):
+        if (found.x == problem.start).all() or _is_half_spent(case):
+            break
+        echo_case = case.after(problem.assignment(found.x))
+        echo_problem, echo_tiers = echo_case.problem_and_tiers()
+        echo = _search(echo_problem, echo_tiers, case.budget, case.seed)
+        x = _in_terms_of(problem, echo_problem.assignment(echo.x))
+        if x is None or not _is_better(problem, tiers, found.x, x):
+            break
+        if _moves_too_much(problem, found.needed, x):
+            break
+        found = replace(found, x=x)
+    return found
+
+
+def _is_half_spent(case: _Case) -> bool:
+    return case.budget.left() < case.budget.clock() - case.budget.ends_at + 2 * case.budget.left()
+
+
+def _in_terms_of(problem: PlacementProblem, assignment: Assignment) -> Ints | None:
+    """The placement as the problem has it; `None` if it tears a unit apart."""
+    column = {host: index for index, host in enumerate(problem.host_ids)}
+    hosts = [{assignment[vm.id] for vm in unit} for unit in problem.units]
+    if any(len(where) > 1 for where in hosts):
+        return None
+    return np.array([column[where.pop()] for where in hosts], np.intp)
+
+
+def _moves_too_much(problem: PlacementProblem, needed: Ints, x: Ints) -> bool:
+    most = problem.policy.limits.migrations
+    return most is not None and int(((x != problem.start) & (needed == problem.start)).sum()) > most
+
+
+def _is_better(problem: PlacementProblem, tiers: Sequence[Tier], before: Ints, after: Ints) -> bool:
+    tier = _deciding_tier(problem, tiers, before, after)
+    return tier is not None and tier.cost(problem, after) < tier.cost(problem, before)
+
+
+def _is_worth_it(problem: PlacementProblem, goals: Sequence[Tier], needed: Ints, x: Ints) -> bool:
+    """Whether what goals gain beyond what is needed is the share that the policy asks for."""
+    tier = _deciding_tier(problem, goals, needed, x)
+    if tier is None:
+        return False
+    before, after = tier.cost(problem, needed), tier.cost(problem, x)
+    trigger = problem.policy.trigger
+    least = trigger.min_gain_ratio * abs(before) if trigger else 0.0
+    return before - after > max(least, TOLERANCE)
+
+
+def _deciding_tier(
+    problem: PlacementProblem, tiers: Sequence[Tier], before: Ints, after: Ints
+) -> Tier | None:
+    """The most important tier that the two placements differ in."""
+    for tier in tiers:
+        if abs(tier.cost(problem, before) - tier.cost(problem, after)) > TOLERANCE:
+            return tier
+    return None
+
+
+def _objective(
+    problem: PlacementProblem,
+    tiers: Sequence[Tier],
+    found: _Found,
+    budget: Budget,
+    seconds: float,
+) -> Objective:
+    """The tier that decided, in numbers; the first tier of goals if nothing moves."""
+    goals = [tier for tier in tiers if not is_necessary(tier)]
+    tier = _deciding_tier(problem, tiers, problem.start, found.x) or next(iter(goals), None)
+    if tier is None:
+        return Objective(
+            before=0.0, after=0.0, bound=0.0, status=SolveStatus.UNCHANGED, solve_seconds=seconds
+        )
+    terms_before, terms_after = tier.terms(problem, problem.start), tier.terms(problem, found.x)
+    before, after = sum(terms_before.values()), sum(terms_after.values())
+    bound = _least(problem, tier) if is_necessary(tier) else found.bounds.get(tier.number, 0.0)
+    bound = min(max(bound, _floor(tier)), after)
+    return Objective(
+        before=before,
+        after=after,
+        bound=bound,
+        status=_status(problem, found, after - bound, before - bound, budget),
+        solve_seconds=seconds,
+        terms_before=terms_before,
+        terms_after=terms_after,
+    )
+
+
+def _floor(tier: Tier) -> float:
+    """The least that a tier can cost by its nature: no term of any goal is negative."""
+    return 0.0
+
+
+def _status(
+    problem: PlacementProblem, found: _Found, gap: float, possible: float, budget: Budget
+) -> SolveStatus:
+    if gap <= max(TOLERANCE, PROVED_RATIO * possible):
+        return SolveStatus.OPTIMAL
+    if budget.is_spent:
+        return SolveStatus.TIME_LIMIT
+    unchanged = bool((found.x == problem.start).all())
+    return SolveStatus.UNCHANGED if unchanged else SolveStatus.SEARCHED
+
+
+def _check(problem: PlacementProblem, x: Ints) -> None:
+    """Have the answer judged by the oracle, which knows nothing of arrays and solvers."""
+    facts = problem.snapshot, problem.policy, problem.demand
+    before = hard_violations(*facts, problem.assignment(problem.start))
+    worse = worsened(before, hard_violations(*facts, problem.assignment(x)))
+    if worse:
+        broken = "; ".join(violation.text for violation in worse[:3])
+        raise SolverError(
+            f"the placement found would break what holds now ({broken}); this is a bug, "
+            "please report it with the snapshot and the policy"
+        )

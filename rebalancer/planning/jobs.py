@@ -1,0 +1,94 @@
+"""Migrations as the schedule sees them: seconds, lanes and slots."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rebalancer.cluster.plan import Priority
+from rebalancer.planning.cost import SETUP_SECONDS, SWITCHOVER_SECONDS, Estimate
+from rebalancer.planning.network import Lane
+from rebalancer.planning.order import Ordered
+
+RANK = {Priority.DRAIN: 0, Priority.REPAIR: 1, Priority.BALANCE: 2}
+
+HANDOVER_SECONDS = 3.0
+"""Around each migration the rollout looks at every host, before it and after it, in half a
+dozen turns of half a second. Its slot and bandwidth are kept for it meanwhile."""
+
+IDLE_SECONDS = SETUP_SECONDS + SWITCHOVER_SECONDS + HANDOVER_SECONDS
+"""So long a migration holds its bandwidth without using it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One migration to be scheduled."""
+
+    position: int
+    ordered: Ordered
+    rank: int
+    lanes: tuple[Lane, ...]
+    """What it needs bandwidth on; nothing for a migration that transfers no memory."""
+    least: float
+    """Bytes per second that it must have."""
+    most: float
+    """Bytes per second that it can use."""
+    alone: bool
+    fastest: Estimate
+    """What it takes with the most bandwidth: the least it can take."""
+
+    @classmethod
+    def of(cls, position: int, ordered: Ordered) -> Job:
+        """Look up what the schedule needs of a migration."""
+        choice = ordered.move.choice
+        return cls(
+            position=position,
+            ordered=ordered,
+            rank=RANK[ordered.move.priority],
+            lanes=choice.path.lanes if choice.transfers else (),
+            least=choice.least_bytes_per_second,
+            most=choice.most_bytes_per_second,
+            alone=choice.alone,
+            fastest=choice.estimate(choice.most_bytes_per_second),
+        )
+
+    @property
+    def out_slot(self) -> str:
+        """The host whose outgoing slot it takes."""
+        return self.ordered.move.source
+
+    @property
+    def in_slot(self) -> str:
+        """The host whose incoming slot it takes."""
+        return self.ordered.move.target
+
+    @property
+    def seconds(self) -> float:
+        """The least time for which it can hold its slot."""
+        return self.fastest.duration_seconds + HANDOVER_SECONDS
+
+    @property
+    def streamed_bytes(self) -> float:
+        """What it sends at the bandwidth it is granted: all but the last bytes."""
+        streaming = self.seconds - IDLE_SECONDS - self.fastest.downtime_seconds
+        return max(0.0, streaming) * self.most
+
+
+def tails_of(jobs: Sequence[Job]) -> tuple[float, ...]:
+    """Seconds from the start of each job to the end of the longest chain behind it."""
+    tails = [job.seconds for job in jobs]
+    # Every job comes after what it depends on, so one walk backwards will do.
+    for job in reversed(jobs):
+        for other in job.ordered.depends_on:
+            tails[other] = max(tails[other], jobs[other].seconds + tails[job.position])
+    return tuple(tails)
+
+
+def by_lane(jobs: Iterable[Job]) -> Mapping[Lane, tuple[Job, ...]]:
+    """The jobs that need bandwidth on each lane."""
+    users: dict[Lane, list[Job]] = defaultdict(list)
+    for job in jobs:
+        for lane in job.lanes:
+            users[lane].append(job)
+    return {lane: tuple(found) for lane, found in users.items()}

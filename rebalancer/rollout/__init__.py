@@ -1,0 +1,1 @@
+"""Plan -> outcomes. The only folder that changes the cluster."""

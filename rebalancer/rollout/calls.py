@@ -1,0 +1,80 @@
+"""Calls to hypervisors under way, and the replies that come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+
+from rebalancer.cluster.inventory import HostId, VmId
+from rebalancer.rollout.driver import (
+    Failed,
+    HostView,
+    Pending,
+    Reply,
+    Returned,
+    Sighting,
+    TransferProgress,
+    Unreachable,
+)
+
+OPERATION_INVALID = 55
+"""libvirt's number for what makes no sense in the state that a domain is in."""
+
+
+class RefusedError(Exception):
+    """We do not do it: it makes no sense in this state, or could lose something."""
+
+    def __init__(self, why: str, code: int | None = OPERATION_INVALID) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call, its thread and its time limit."""
+
+    name: str
+    future: Future[TransferProgress | None]
+    since: datetime
+    limit_seconds: float
+
+    def reply(self, now: datetime, libvirt_error: type[Exception]) -> Reply:
+        """Tell what became of it."""
+        if not self.future.done():
+            waited = (now - self.since).total_seconds()
+            if waited < self.limit_seconds:
+                return Pending()
+            return Failed(text=f"{self.name} got no answer in {waited:.0f} s", timed_out=True)
+        error = self.future.exception()
+        if error is None:
+            return Returned(value=self.future.result())
+        if isinstance(error, libvirt_error):
+            code: Callable[[], int] = error.get_error_code  # type: ignore[attr-defined]
+            return Failed(text=str(error), code=code())
+        if isinstance(error, TimeoutError):
+            return Failed(text="no connection in time")
+        if isinstance(error, RefusedError):
+            return Failed(text=f"refused: {error}", code=error.code)
+        raise error  # a bug, so let it be loud
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookCall:
+    """The same question to many hosts; each answers for itself."""
+
+    vm: VmId
+    since: datetime
+    views: Mapping[HostId, Future[HostView]]
+
+    def reply(self, now: datetime, limit_seconds: float) -> Reply:
+        """Tell what the hosts said; after a while those that did not are unreachable."""
+        waited = (now - self.since).total_seconds()
+        if waited < limit_seconds and not all(view.done() for view in self.views.values()):
+            return Pending()
+        silent = Unreachable(why=f"no answer in {waited:.0f} s")
+        views = {
+            host: view.result() if view.done() else silent for host, view in self.views.items()
+        }
+        return Returned(value=Sighting(vm=self.vm, views=views, seen_at=now))

@@ -1,0 +1,192 @@
+"""What a rollout leaves behind as it goes: lines of the journal, and events for the onlooker.
+
+And the way back: from the lines of a dead rollout to what it may have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from rebalancer.cluster.plan import Migration, MigrationState
+from rebalancer.rollout.attempt import (
+    Attempt,
+    before_from_json,
+    before_to_json,
+    command_from_json,
+    command_to_json,
+)
+from rebalancer.rollout.driver import (
+    Command,
+    CopyDefinition,
+    Failed,
+    Migrate,
+    MoveDefinition,
+    Returned,
+    ShutDown,
+    Sighting,
+    Start,
+    TransferProgress,
+)
+from rebalancer.rollout.events import (
+    Event,
+    MigrationEnded,
+    MigrationStarted,
+    Note,
+    Progress,
+    StageChanged,
+)
+from rebalancer.rollout.records import (
+    Entry,
+    Record,
+    RecordKind,
+    sighting_to_json,
+    state_entry,
+)
+from rebalancer.rollout.steps import TRANSITIONS, outcome_of
+from rebalancer.rollout.track import Track, Turn
+
+
+def journal_entries(before: Track, turn: Turn) -> list[Entry]:
+    """The lines that a turn leaves in the journal, in the order in which things happen."""
+    track, name = turn.track, turn.track.migration.id
+    lines = [
+        Entry(migration=name, kind=RecordKind.NOTE, payload={"text": note}) for note in turn.notes
+    ]
+    if track.state is not before.state:
+        _assert_legal(before.state, track.state)
+        outcome = outcome_of(track) if track.is_ended else None
+        lines.append(state_entry(name, track.state, track.text, outcome))
+    for command in turn.commands:
+        if command.changes:
+            assert track.attempt is not None, "a change needs a look at the VM first"
+            payload = {
+                "command": command_to_json(command),
+                "before": before_to_json(track.attempt.before),
+                "stale_on_source": track.attempt.stale_on_source,
+            }
+            lines.append(Entry(migration=name, kind=RecordKind.INTENT, payload=payload))
+    return lines
+
+
+def _assert_legal(before: MigrationState, after: MigrationState) -> None:
+    """A turn may pass through a state: finish is never skipped, though it may take no time."""
+    passing = {after} | {s for s in TRANSITIONS[before] if after in TRANSITIONS[s]}
+    assert passing & TRANSITIONS[before], f"{before} cannot be followed by {after}"
+
+
+def reply_entry(migration: str, command: Command, reply: Returned | Failed) -> Entry:
+    """The line that a reply leaves."""
+    payload: dict[str, Any] = {"to": type(command).__name__}
+    match reply:
+        case Failed(text=text, code=code, timed_out=timed_out):
+            payload |= {"failed": text, "code": code, "timed_out": timed_out}
+        case Returned(value=Sighting() as sighting):
+            payload |= {"sighting": sighting_to_json(sighting)}
+        case Returned(value=TransferProgress() as progress):
+            payload |= {
+                "transferred_bytes": progress.transferred_bytes,
+                "downtime_seconds": progress.downtime_seconds,
+                "iteration": progress.iteration,
+            }
+        case Returned():
+            payload |= {"returned": True}
+    return Entry(migration=migration, kind=RecordKind.OBSERVED, payload=payload)
+
+
+def events_of(before: Track, turn: Turn, now: datetime) -> Iterator[Event]:
+    """Tell what a turn brought."""
+    track, migration = turn.track, turn.track.migration
+    for note in turn.notes:
+        yield Note(at=now, migration=migration.id, vm_name=migration.vm_name, text=note)
+    if track.state is before.state:
+        return
+    yield StageChanged(
+        at=now,
+        migration=migration.id,
+        vm_name=migration.vm_name,
+        before=before.state,
+        after=track.state,
+        text=track.text,
+    )
+    if track.state is MigrationState.REQUEST:
+        yield _started(track, now)
+    if track.is_ended:
+        outcome = outcome_of(track)
+        yield MigrationEnded(at=now, vm_name=migration.vm_name, outcome=outcome)
+
+
+def _started(track: Track, now: datetime) -> MigrationStarted:
+    migration = track.migration
+    return MigrationStarted(
+        at=now,
+        migration=migration.id,
+        vm=migration.vm,
+        vm_name=migration.vm_name,
+        source=migration.source,
+        target=migration.target,
+        mode=migration.mode,
+        bytes_per_second=track.granted_bytes_per_second,
+    )
+
+
+def progress_event(track: Track, sample: TransferProgress, now: datetime) -> Progress:
+    """Tell how far a transfer is; rate and end are smoothed over earlier samples."""
+    watch = track.watch
+    return Progress(
+        at=now,
+        migration=track.migration.id,
+        vm_name=track.migration.vm_name,
+        transferred_bytes=sample.transferred_bytes,
+        remaining_bytes=sample.remaining_bytes,
+        total_bytes=sample.total_bytes,
+        iteration=sample.iteration,
+        bytes_per_second=watch.bytes_per_second if watch else None,
+        eta_seconds=watch.eta_seconds() if watch else None,
+    )
+
+
+def attempt_from(migration: Migration, records: Sequence[Record]) -> Attempt | None:
+    """Read from the journal what may have been done; `None` if nothing can have been.
+
+    A command without a reply may or may not have reached its hypervisor.
+    """
+    intents = [record for record in records if record.kind is RecordKind.INTENT]
+    if not intents:
+        return None
+    return Attempt(
+        migration=migration,
+        before=before_from_json(intents[0].payload["before"]),
+        issued=tuple(command_from_json(record.payload["command"]) for record in intents),
+        open_call=_has_open_call(records),
+        stale_on_source=any(record.payload["stale_on_source"] for record in intents),
+        error=_last_error(records),
+    )
+
+
+_MOVING = frozenset(
+    kind.__name__ for kind in (Migrate, MoveDefinition, ShutDown, CopyDefinition, Start)
+)
+
+
+def _has_open_call(records: Sequence[Record]) -> bool:
+    """Whether the last command that moves, stops or starts the VM has no definite reply."""
+    is_open = False
+    for record in records:
+        if record.kind is RecordKind.INTENT and record.payload["command"]["do"] in _MOVING:
+            is_open = True
+        elif record.kind is RecordKind.OBSERVED and record.payload["to"] in _MOVING:
+            is_open = bool(record.payload.get("timed_out"))
+    return is_open
+
+
+def _last_error(records: Sequence[Record]) -> str:
+    errors = [
+        record.payload["failed"]
+        for record in records
+        if record.kind is RecordKind.OBSERVED
+        and record.payload["to"] in _MOVING
+        and "failed" in record.payload
+    ]
+    return str(errors[-1]) if errors else ""

@@ -1,0 +1,151 @@
+"""How a migration can end, in words: what happened, and exactly what a human should type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.plan import MigrationState
+from rebalancer.rollout.attempt import Attempt
+from rebalancer.rollout.driver import DomainView, Sighting
+
+type UriOf = Callable[[HostId], str]
+
+
+def default_uri(host: HostId) -> str:
+    """Where `virsh` would usually reach a host, for advice when nothing better is known."""
+    return f"qemu+ssh://{host}/system"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """It is known how the migration ended (`UNKNOWN` is: that nobody can know)."""
+
+    state: MigrationState
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Endings:
+    """The ends that one attempt can come to, by what was seen of it."""
+
+    attempt: Attempt
+    sighting: Sighting
+    uri_of: UriOf
+
+    @property
+    def name(self) -> str:
+        """What people call the VM."""
+        return self.attempt.migration.vm_name
+
+    def complete(self, but: str = "") -> Ended:
+        """It is where it should be."""
+        return Ended(
+            state=MigrationState.COMPLETE,
+            text=f"{self.name} is on {self.attempt.target}{but}",
+        )
+
+    def failed_safe(self) -> Ended:
+        """It is where it was, as it was."""
+        still = "runs" if self.attempt.before.was_running else "is as before"
+        return Ended(
+            state=MigrationState.FAILED_SAFE,
+            text=f"{self.name} {still} on {self.attempt.source}. {self._error_note()}".rstrip(),
+        )
+
+    def paused_for_good(self, host: HostId, view: DomainView) -> Ended:
+        """It ran before and stands still now, not because of us."""
+        return Ended(
+            state=MigrationState.FAILED_DOWN,
+            text=f"{self.name} ran before and is paused on {host} ({view.reason}). When you know "
+            f"why: {self.virsh(host, 'resume')}. {self._error_note()}".rstrip(),
+        )
+
+    def down(self) -> Ended:
+        """It ran before, and no host has it active."""
+        where = [
+            h
+            for h, view in self.sighting.views.items()
+            if isinstance(view, DomainView) and view.persistent
+        ]
+        how = (
+            f"start it on ONE host: {' or '.join(self.virsh(h, 'start') for h in where)}"
+            if where
+            else "no host has its definition: restore it from your backup of definitions"
+        )
+        return Ended(
+            state=MigrationState.FAILED_DOWN,
+            text=f"{self.name} ran before and runs nowhere now; {how}. "
+            f"{self._error_note()}".rstrip(),
+        )
+
+    def stale_copy_alone(self) -> Ended:
+        """We paused the source's copy because the target ran, and now the target's is gone."""
+        source = self.attempt.source
+        return Ended(
+            state=MigrationState.FAILED_DOWN,
+            text=f"{self.name} went on on {self.attempt.target} and ended there; what stands still "
+            f"on {source} is older. Do not resume it. Start it from its disks: "
+            f"{self.virsh(source, 'destroy')} && {self.virsh(source, 'start')}",
+        )
+
+    def split_brain(self) -> Ended:
+        """It may run more than once, and nothing proves which copy is right."""
+        hosts = self.sighting.active_on
+        silenced = "; ".join(self.virsh(host, "suspend") for host in hosts)
+        return self.unknown(
+            f"SPLIT BRAIN: it is active on {' and '.join(hosts)}. Nothing was touched. Decide "
+            f"which copy is right and pause the other one at once (one of: {silenced}), then "
+            "destroy it and run `rebalancer recover`"
+        )
+
+    def stale_copy(self) -> Ended:
+        """The target owns it, and the source kept a copy that stands still."""
+        source, target = self.attempt.source, self.attempt.target
+        both = "both copies ran for a while; " if self.attempt.stale_on_source else ""
+        return self.unknown(
+            f"{both}it runs on {target}, and a stale copy of it stands still on {source}. Keep "
+            f"the one on {target}; never resume the other. When you have seen that it works there: "
+            f"{self.virsh(source, 'destroy')} && {self.undefine(source)}"
+        )
+
+    def incoming_copy_left(self) -> Ended:
+        """The target did not give its half-filled copy up."""
+        target = self.attempt.target
+        return self.unknown(
+            f"it runs on {self.attempt.source}, and {target} keeps a paused copy of it that "
+            f"never ran. Never resume that one; remove it: {self.virsh(target, 'destroy')}"
+        )
+
+    def paused_on_both(self) -> Ended:
+        """Neither end of the migration went on."""
+        source, target = self.attempt.source, self.attempt.target
+        return self.unknown(
+            f"it stands still on {source} and on {target}. Repair the network between them and "
+            f"wait; if {target} then lost its copy: {self.virsh(source, 'resume')}"
+        )
+
+    def post_copy_broken(self) -> Ended:
+        """Its memory is on two hosts, and neither has all of it."""
+        source, target = self.attempt.source, self.attempt.target
+        return self.unknown(
+            f"its memory is on {source} and {target} at once. Never destroy either copy. "
+            f"Repair the network, then: virsh -c {self.uri_of(source)} migrate "
+            f"--postcopy-resume --live --p2p --postcopy {self.name} {self.uri_of(target)}"
+        )
+
+    def unknown(self, text: str) -> Ended:
+        """Nobody knows, or nobody may decide but a human."""
+        return Ended(state=MigrationState.UNKNOWN, text=f"{self.name}: {text}")
+
+    def virsh(self, host: HostId, verb: str) -> str:
+        """Word a command that a human would type."""
+        return f"virsh -c {self.uri_of(host)} {verb} {self.name}"
+
+    def undefine(self, host: HostId) -> str:
+        """Word the command that removes a definition, and loses nothing else."""
+        return f"virsh -c {self.uri_of(host)} undefine --keep-nvram {self.name}"
+
+    def _error_note(self) -> str:
+        return f"The hypervisor said: {self.attempt.error}" if self.attempt.error else ""

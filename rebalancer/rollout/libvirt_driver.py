@@ -1,0 +1,478 @@
+"""The driver over libvirt: the only module of a rollout that knows it.
+
+Migrations are peer to peer: the source's libvirtd does the work, and goes on when this process
+dies. Every call runs in a thread of its own with a time limit; a long one has a connection of
+its own, so that it never keeps a short one from being answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, assert_never
+
+from rebalancer.cluster.inventory import HostId, VmId
+from rebalancer.errors import RolloutError
+from rebalancer.rollout.background import Link, in_background
+from rebalancer.rollout.calls import OPERATION_INVALID, Call, LookCall, RefusedError
+from rebalancer.rollout.driver import (
+    Abort,
+    Absent,
+    Clock,
+    Command,
+    CopyDefinition,
+    HostView,
+    JobKind,
+    Look,
+    Migrate,
+    MoveDefinition,
+    Pause,
+    Pending,
+    ReadProgress,
+    ReadResult,
+    Reply,
+    Resume,
+    SetAutostart,
+    SetBandwidth,
+    SetMaxDowntime,
+    ShutDown,
+    Start,
+    SwitchToPostCopy,
+    Ticket,
+    TransferProgress,
+    Undefine,
+    Unreachable,
+)
+from rebalancer.rollout.libvirt_states import job_of, progress_of, view_of
+
+MIB = 1024 * 1024
+NO_DOMAIN = 42
+OPERATION_UNSUPPORTED = 84
+ONLY_ON_SOURCE = (OPERATION_INVALID, OPERATION_UNSUPPORTED)
+"""Answers to who asks the target of a migration for its statistics; versions differ."""
+KEEPALIVE_INTERVAL_SECONDS = 5
+KEEPALIVE_COUNT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAddress:
+    """How a host is reached."""
+
+    uri: str
+    """By this program: `qemu+ssh://root@h1/system`, `qemu+tls://h1/system`."""
+    peer_uri: str | None = None
+    """By the other hosts' libvirtd, if that is another one; peer-to-peer migration uses it."""
+    migration_uri: str | None = None
+    """Where guests' memory is to be sent: `tcp://10.0.1.1`. `None`: libvirt chooses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """How long calls may take before they are given up."""
+
+    call_seconds: float = 60.0
+    look_seconds: float = 20.0
+    abort_seconds: float = 30.0
+    migrate_seconds: float = 6 * 3600.0
+    """Long after every deadline of a rollout: it would have aborted the job by then."""
+
+
+class LibvirtDriver:
+    """Changes a cluster through libvirt; see `HypervisorDriver`."""
+
+    def __init__(
+        self,
+        hosts: Mapping[HostId, HostAddress],
+        clock: Clock,
+        *,
+        limits: CallLimits | None = None,
+        tls: bool = False,
+        parallel_connections: int | None = None,
+    ) -> None:
+        """Prepare to talk to `hosts`; connections are made when they are needed.
+
+        `tls` encrypts guests' memory and refuses to migrate without. `parallel_connections`
+        sends memory over several TCP streams, which pays on links that one cannot fill.
+        """
+        self._libvirt = _import_libvirt()
+        self._hosts = dict(hosts)
+        self._clock = clock
+        self._limits = limits or CallLimits()
+        self._tls = tls
+        self._parallel_connections = parallel_connections
+        self._links = {host: self._link(host) for host in self._hosts}
+        self._calls: dict[Ticket, Call | LookCall] = {}
+        self._issued = 0
+        _start_event_loop(self._libvirt)
+
+    # The port ----------------------------------------------------------------------------------
+
+    def issue(self, command: Command) -> Ticket:
+        """Begin `command` and return at once; any failure comes as its reply."""
+        self._issued += 1
+        ticket = Ticket(self._issued)
+        if isinstance(command, Look):
+            self._calls[ticket] = self._begin_look(command)
+        else:
+            name = f"{type(command).__name__} {command.vm}"
+            self._calls[ticket] = Call(
+                name=name,
+                future=in_background(name, partial(self._carry_out, command)),
+                since=self._clock.now(),
+                limit_seconds=self._limit_of(command),
+            )
+        return ticket
+
+    def poll(self, ticket: Ticket) -> Reply:
+        """Tell what became of a command; after `Returned` or `Failed` the ticket is spent."""
+        if ticket not in self._calls:
+            raise ValueError(f"ticket {ticket} is spent or was never issued")
+        call = self._calls[ticket]
+        now = self._clock.now()
+        if isinstance(call, LookCall):
+            reply = call.reply(now, self._limits.look_seconds)
+        else:
+            reply = call.reply(now, self._libvirt.libvirtError)
+        if not isinstance(reply, Pending):
+            del self._calls[ticket]
+        return reply
+
+    def close(self) -> None:
+        """Let go of connections; what is being transferred goes on."""
+        self._calls.clear()
+        taken = [link.take() for link in self._links.values()]
+        closing = [in_background("close", found.close) for found in taken if found is not None]
+        for future in closing:
+            # A connection that hangs while it is closed is left behind, like any other call.
+            if not future.done():
+                threading.Event().wait(0.01)
+
+    def _limit_of(self, command: Command) -> float:
+        match command:
+            case Migrate() | MoveDefinition():
+                return self._limits.migrate_seconds
+            case Abort():
+                return self._limits.abort_seconds
+        return self._limits.call_seconds
+
+    # Connections -------------------------------------------------------------------------------
+
+    def _link(self, host: HostId) -> Link[Any]:
+        return Link(
+            host,
+            partial(self._connect, host),
+            lambda connection: bool(connection.isAlive()),
+            self._clock,
+            give_up_seconds=2 * self._limits.call_seconds,
+        )
+
+    def _connect(self, host: HostId) -> Any:  # noqa: ANN401  libvirt has no types
+        connection = self._libvirt.open(self._address(host).uri)
+        # A local socket needs no keep-alive, and refuses it.
+        with contextlib.suppress(self._libvirt.libvirtError):
+            connection.setKeepAlive(KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT)
+        return connection
+
+    def _address(self, host: HostId) -> HostAddress:
+        if host not in self._hosts:
+            raise RefusedError(f"host {host} is not among the configured ones", code=None)
+        return self._hosts[host]
+
+    def _connection(self, host: HostId) -> Any:  # noqa: ANN401
+        self._address(host)
+        return self._links[host].get(self._limits.call_seconds)
+
+    def _domain(self, host: HostId, vm: VmId) -> Any:  # noqa: ANN401
+        return self._connection(host).lookupByUUIDString(vm)
+
+    # Looking -----------------------------------------------------------------------------------
+
+    def _begin_look(self, command: Look) -> LookCall:
+        return LookCall(
+            vm=command.vm,
+            since=self._clock.now(),
+            views={
+                host: in_background(f"look at {host}", partial(self._view, host, command.vm))
+                for host in dict.fromkeys(command.hosts)
+            },
+        )
+
+    def _view(self, host: HostId, vm: VmId) -> HostView:
+        """Only "no such domain" means that it is absent; any other error means nothing."""
+        try:
+            return self._domain_view(self._domain(host, vm))
+        except self._libvirt.libvirtError as error:
+            if error.get_error_code() == NO_DOMAIN:
+                return Absent()
+            return Unreachable(why=str(error))
+        except TimeoutError:
+            return Unreachable(why="no connection in time")
+        except RefusedError as error:
+            return Unreachable(why=str(error))
+
+    def _domain_view(self, domain: Any) -> HostView:  # noqa: ANN401
+        state, reason = domain.state()
+        has_process = bool(domain.isActive())
+        persistent = bool(domain.isPersistent())
+        return view_of(
+            state=(state, reason),
+            has_process=has_process,
+            job=self._job(domain) if has_process else None,
+            persistent=persistent,
+            autostart=persistent and bool(domain.autostart()),
+            memory_kib=domain.maxMemory(),
+        )
+
+    def _job(self, domain: Any) -> JobKind | None:  # noqa: ANN401
+        """Ask for the job; that its statistics are kept elsewhere tells that it is incoming."""
+        try:
+            return job_of(domain.jobStats())
+        except self._libvirt.libvirtError as error:
+            if error.get_error_code() in ONLY_ON_SOURCE and domain.isActive():
+                return JobKind.MIGRATION_IN
+            raise
+
+    # Commands ----------------------------------------------------------------------------------
+
+    def _carry_out(self, command: Command) -> TransferProgress | None:
+        match command:
+            case Migrate():
+                self._migrate(command)
+            case MoveDefinition():
+                self._move_definition(command)
+            case Abort():
+                self._abort(command)
+            case CopyDefinition():
+                self._copy_definition(command)
+            case Undefine():
+                self._undefine(command)
+            case ReadProgress():
+                return self._progress(command)
+            case ReadResult():
+                return self._result(command)
+            case Look():
+                raise AssertionError("a look goes another way")
+            case _:
+                self._call_domain(command)
+        return None
+
+    def _call_domain(
+        self,
+        command: Pause
+        | Resume
+        | SetMaxDowntime
+        | SetBandwidth
+        | SwitchToPostCopy
+        | ShutDown
+        | Start
+        | SetAutostart,
+    ) -> None:
+        """The commands that are one call."""
+        domain = self._domain(command.host, command.vm)
+        match command:
+            case Pause():
+                domain.suspend()
+            case Resume():
+                domain.resume()
+            case SetMaxDowntime(seconds=seconds):
+                domain.migrateSetMaxDowntime(_milliseconds(seconds))
+            case SetBandwidth(bytes_per_second=rate):
+                domain.migrateSetMaxSpeed(_mib_per_second(rate))
+            case SwitchToPostCopy():
+                domain.migrateStartPostCopy()
+            case ShutDown():
+                self._refuse_if_bound(domain, "shutting it down to move it would be in vain")
+                domain.shutdown()
+            case Start():
+                if domain.hasManagedSaveImage():
+                    raise RefusedError("it has a managed save image, which starting would restore")
+                domain.create()
+            case SetAutostart(enabled=enabled):
+                domain.setAutostart(int(enabled))
+            case _:
+                assert_never(command)
+
+    def _migrate(self, command: Migrate) -> None:
+        lv = self._libvirt
+        flags = (
+            lv.VIR_MIGRATE_LIVE
+            | lv.VIR_MIGRATE_PEER2PEER
+            | lv.VIR_MIGRATE_ABORT_ON_ERROR
+            | (lv.VIR_MIGRATE_AUTO_CONVERGE if command.auto_converge else 0)
+            | (lv.VIR_MIGRATE_POSTCOPY if command.post_copy else 0)
+            | (lv.VIR_MIGRATE_TLS if self._tls else 0)
+            | (lv.VIR_MIGRATE_PARALLEL if self._parallel_connections else 0)
+        )
+        if command.persistent:
+            flags |= lv.VIR_MIGRATE_PERSIST_DEST | lv.VIR_MIGRATE_UNDEFINE_SOURCE
+        speed = _mib_per_second(command.bytes_per_second)
+        parameters: dict[str, Any] = {lv.VIR_MIGRATE_PARAM_BANDWIDTH: speed}
+        if command.post_copy:
+            parameters[lv.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = speed
+        if self._parallel_connections:
+            parameters[lv.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = self._parallel_connections
+        if uri := self._address(command.target).migration_uri:
+            parameters[lv.VIR_MIGRATE_PARAM_URI] = uri
+        ended = threading.Event()
+        in_background(f"set downtime of {command.vm}", partial(self._set_downtime, command, ended))
+        try:
+            self._migrate_to(command, parameters, flags)
+        finally:
+            ended.set()
+
+    def _migrate_to(
+        self, command: Migrate | MoveDefinition, parameters: Mapping[str, Any], flags: int
+    ) -> None:
+        """Make the long call, on a connection that nothing else uses."""
+        target = self._address(command.target)
+        connection = self._connect(command.host)
+        try:
+            domain = connection.lookupByUUIDString(command.vm)
+            domain.migrateToURI3(target.peer_uri or target.uri, dict(parameters), flags)
+        finally:
+            connection.close()
+
+    def _set_downtime(self, command: Migrate, ended: threading.Event) -> None:
+        """Set the longest pause as soon as there is a job to set it on."""
+        limit = _milliseconds(command.max_downtime_seconds)
+        domain = self._domain(command.host, command.vm)
+        while not ended.wait(0.2):
+            try:
+                domain.migrateSetMaxDowntime(limit)
+            except self._libvirt.libvirtError as error:
+                if error.get_error_code() != OPERATION_INVALID:
+                    return
+            else:
+                return
+
+    def _move_definition(self, command: MoveDefinition) -> None:
+        lv = self._libvirt
+        domain = self._domain(command.host, command.vm)
+        if domain.isActive():
+            raise RefusedError("it runs, so more than its definition would have to move")
+        self._refuse_if_bound(domain, "its definition alone would be of no use elsewhere")
+        flags = (
+            lv.VIR_MIGRATE_OFFLINE
+            | lv.VIR_MIGRATE_PEER2PEER
+            | lv.VIR_MIGRATE_PERSIST_DEST
+            | lv.VIR_MIGRATE_UNDEFINE_SOURCE
+        )
+        self._migrate_to(command, {}, flags)
+
+    def _abort(self, command: Abort) -> None:
+        """Abort our job only: somebody else's backup is none of our business."""
+        domain = self._domain(command.host, command.vm)
+        stats = domain.jobStats()
+        if job_of(stats) is not JobKind.MIGRATION_OUT:
+            raise RefusedError("no migration out of this host is running on it")
+        view = self._domain_view(domain)
+        if "post-copy" in getattr(view, "reason", ""):
+            raise RefusedError("it is in post-copy, where aborting would lose it")
+        domain.abortJob()
+
+    def _copy_definition(self, command: CopyDefinition) -> None:
+        lv = self._libvirt
+        source = self._domain(command.host, command.vm)
+        target = self._connection(command.target)
+        if command.host != command.target:
+            self._refuse_if_bound(source, "its definition alone would be of no use elsewhere")
+            self._refuse_if_in_use(target, command.vm)
+        wanted = (
+            lv.VIR_DOMAIN_XML_SECURE | lv.VIR_DOMAIN_XML_INACTIVE | lv.VIR_DOMAIN_XML_MIGRATABLE
+        )
+        target.defineXML(source.XMLDesc(wanted))
+
+    def _refuse_if_in_use(self, connection: Any, vm: VmId) -> None:  # noqa: ANN401
+        """A running transient domain may be made persistent, a persistent one stays as it is."""
+        try:
+            there = connection.lookupByUUIDString(vm)
+        except self._libvirt.libvirtError as error:
+            if error.get_error_code() == NO_DOMAIN:
+                return
+            raise
+        if there.isActive() and there.isPersistent():
+            raise RefusedError("it is active on the target, with a definition of its own")
+
+    def _undefine(self, command: Undefine) -> None:
+        lv = self._libvirt
+        domain = self._domain(command.host, command.vm)
+        if domain.isActive():
+            raise RefusedError("it is active there")
+        if domain.hasManagedSaveImage() or domain.snapshotNum():
+            raise RefusedError("a saved state or snapshots of it are there and would be lost")
+        xml = domain.XMLDesc(lv.VIR_DOMAIN_XML_INACTIVE)
+        flags = lv.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        if "<tpm" in xml:
+            flags |= lv.VIR_DOMAIN_UNDEFINE_KEEP_TPM
+        domain.undefineFlags(flags)
+
+    def _refuse_if_bound(self, domain: Any, why: str) -> None:  # noqa: ANN401
+        """Keep VMs with state in files of their host from being moved by their definition."""
+        bound = []
+        if domain.hasManagedSaveImage():
+            bound.append("a saved state")
+        if domain.snapshotNum():
+            bound.append("snapshots")
+        xml = domain.XMLDesc(self._libvirt.VIR_DOMAIN_XML_INACTIVE)
+        if "<nvram" in xml:
+            bound.append("UEFI variables (NVRAM)")
+        if "<tpm" in xml and "type='emulator'" in xml:
+            bound.append("an emulated TPM")
+        if bound:
+            raise RefusedError(f"it has {' and '.join(bound)} on its host; {why}")
+
+    def _progress(self, command: ReadProgress) -> TransferProgress | None:
+        stats = self._domain(command.host, command.vm).jobStats()
+        return progress_of(stats) if job_of(stats) is JobKind.MIGRATION_OUT else None
+
+    def _result(self, command: ReadResult) -> TransferProgress | None:
+        completed = self._libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
+        stats = self._domain(command.host, command.vm).jobStats(completed)
+        return progress_of(stats) if stats.get("type", 0) else None
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _mib_per_second(bytes_per_second: float) -> int:
+    """Round down, so that the grant is kept; never to 0, which libvirt takes for "no limit"."""
+    return max(1, int(bytes_per_second // MIB))
+
+
+def _import_libvirt() -> Any:  # noqa: ANN401
+    try:
+        import libvirt
+    except ImportError as error:
+        raise RolloutError(
+            "the libvirt bindings are missing: pip install 'vm-rebalancer[libvirt]' "
+            "(needs the packages libvirt-dev and pkg-config)"
+        ) from error
+    return libvirt
+
+
+_EVENT_LOOP = threading.Lock()
+_event_loop_runs = False
+
+
+def _start_event_loop(libvirt: Any) -> None:  # noqa: ANN401
+    """Keep-alives of all connections need one event loop in the process."""
+    global _event_loop_runs
+    with _EVENT_LOOP:
+        if _event_loop_runs:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        # libvirt prints every error to stderr unless told not to.
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+
+        def run() -> None:
+            # The loop blocks while nothing happens: a timer keeps it turning.
+            libvirt.virEventAddTimeout(1000, lambda _timer, _opaque: None, None)
+            while libvirt.virEventRunDefaultImpl() == 0:
+                pass
+
+        threading.Thread(target=run, name="libvirt events", daemon=True).start()
+        _event_loop_runs = True

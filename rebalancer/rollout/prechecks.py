@@ -1,0 +1,275 @@
+"""Whether a migration still makes sense, asked of the live cluster just before it starts.
+
+The plan was made from a snapshot. Since then VMs were moved, resized, stopped or deleted, hosts
+taken out of service, and other migrations of this very plan got under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from rebalancer.cluster.compatibility import misfits
+from rebalancer.cluster.inventory import (
+    Assignment,
+    Host,
+    HostId,
+    HostState,
+    Mode,
+    Snapshot,
+    Vm,
+    VmId,
+    VmState,
+)
+from rebalancer.cluster.plan import Migration
+from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.rules import Violation
+from rebalancer.cluster.violations import worsened
+from rebalancer.rollout.attempt import Before
+from rebalancer.rollout.driver import (
+    DomainView,
+    HostView,
+    JobKind,
+    Sighting,
+    StateReason,
+    Unreachable,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """The cluster around a migration, as far as is known without asking."""
+
+    snapshot: Snapshot
+    """The newest observation."""
+    policy: Policy | None = None
+    """Whose hard rules must hold at every step; `None` checks only that VMs fit."""
+    moved: Mapping[VmId, HostId] = field(default_factory=dict)
+    """Where this rollout's migrations took VMs since the observation."""
+    in_flight: tuple[Migration, ...] = ()
+    """Migrations under way; each counts on both of its hosts."""
+    ahead: Mapping[VmId, HostId] = field(default_factory=dict)
+    """Where the migrations that have not ended are to take their VMs at last."""
+    leaving: frozenset[HostId] = frozenset()
+    """Hosts that a migration is yet to leave, so that waiting for room there makes sense."""
+    closed: Mapping[HostId, str] = field(default_factory=dict)
+    """Hosts that must not receive anything, with the reason."""
+
+    @property
+    def hosts_to_ask(self) -> tuple[HostId, ...]:
+        """Every host that could run a VM: all but those known to be without power."""
+        off = (HostState.ASLEEP, HostState.DOWN)
+        return tuple(host.id for host in self.snapshot.hosts if host.state not in off)
+
+    def hosts_to_ask_about(self, migration: Migration) -> tuple[HostId, ...]:
+        """All of them, and both ends of the migration in any case."""
+        return tuple(dict.fromkeys((migration.source, migration.target, *self.hosts_to_ask)))
+
+    def assignment(self) -> dict[VmId, HostId]:
+        """Where every VM is now."""
+        return {**self.snapshot.assignment, **self.moved}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Go:
+    """Nothing speaks against it."""
+
+    before: Before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Not now; what is in the way may pass."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """What the plan relied on does not hold any more."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlreadyThere:
+    """Somebody else did it."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Something is so wrong with the VM that nobody may touch it."""
+
+    why: str
+
+
+type Precheck = Go | Hold | Drop | AlreadyThere | Alarm
+
+
+def precheck(migration: Migration, sighting: Sighting, scene: Scene) -> Precheck:
+    """Judge one migration by a look at all hosts and by what else is going on."""
+    source = sighting.views.get(migration.source, Unreachable(why="it was not asked"))
+    target = sighting.views.get(migration.target, Unreachable(why="it was not asked"))
+    for host, view in ((migration.source, source), (migration.target, target)):
+        if isinstance(view, Unreachable):
+            return Hold(why=f"{host} does not answer: {view.why}")
+    if (displaced := _where_it_is(migration, sighting, source)) is not None:
+        return displaced
+    assert isinstance(source, DomainView)
+    for verdict in (
+        _its_condition(migration, source),
+        _its_definition(migration, source, target, sighting),
+        _its_target(migration, scene),
+    ):
+        if verdict is not None:
+            return verdict
+    had = isinstance(target, DomainView) and target.persistent
+    return Go(before=Before.of(source, target_had_definition=had))
+
+
+def _where_it_is(migration: Migration, sighting: Sighting, source: HostView) -> Precheck | None:
+    """Anything but "on the source, and only there" (`None`)."""
+    active = sighting.active_on
+    views = [view for view in sighting.views.values() if isinstance(view, DomainView)]
+    if len(active) > 1:
+        if any(view.job is not None for view in views):
+            return Hold(why="somebody else is migrating it")
+        return Alarm(why=f"SPLIT BRAIN: {migration.vm_name} is active on {' and '.join(active)}")
+    if active == (migration.target,):
+        return AlreadyThere(why=f"{migration.vm_name} is on {migration.target} already")
+    if active and active != (migration.source,):
+        return Drop(why=f"it is on {active[0]} now, not on {migration.source}")
+    if isinstance(source, DomainView):
+        return None
+    if elsewhere := [h for h, view in sighting.views.items() if isinstance(view, DomainView)]:
+        if elsewhere == [migration.target] and migration.mode is Mode.OFFLINE:
+            return AlreadyThere(why=f"{migration.vm_name} is on {migration.target} already")
+        return Drop(why=f"{migration.source} does not know it any more, {elsewhere[0]} does")
+    return Drop(why="no host that answers knows it: it was deleted, or re-created under a new id")
+
+
+def _its_condition(migration: Migration, source: DomainView) -> Precheck | None:
+    if source.job is not None:
+        who = "a migration" if source.job is not JobKind.OTHER else "another job (backup, save)"
+        return Hold(why=f"{who} is running on it")
+    if source.reason in (StateReason.POST_COPY, StateReason.POST_COPY_FAILED):
+        return Hold(why="it is in the middle of a post-copy migration")
+    if source.reason is StateReason.IO_ERROR:
+        return Drop(why="it is paused by an I/O error; repair its storage first")
+    if migration.mode is Mode.OFFLINE and source.is_active:
+        return Drop(why="it was started since the plan was made")
+    if migration.mode is not Mode.OFFLINE and not source.is_active:
+        return Drop(why="it was shut off since the plan was made")
+    if migration.mode is Mode.COLD and source.state is not VmState.RUNNING:
+        return Drop(why=f"it is {source.state}, so it cannot be asked to shut down")
+    if source.memory_bytes > migration.memory_bytes:
+        return Drop(
+            why=f"its memory grew from {migration.memory_bytes:,} to {source.memory_bytes:,} "
+            "bytes since the plan was made"
+        )
+    return None
+
+
+def _its_definition(
+    migration: Migration, source: DomainView, target: HostView, sighting: Sighting
+) -> Precheck | None:
+    if migration.mode in (Mode.COLD, Mode.OFFLINE):
+        if not source.persistent:
+            return Drop(why="it has no persistent definition, so stopping it would lose it")
+        if silent := sighting.unreachable:
+            return Hold(why=f"before a VM is started anew every host must answer: {silent[0]}")
+        if isinstance(target, DomainView):
+            return Drop(why=_stale_definition(migration))
+    if isinstance(target, DomainView) and not source.persistent:
+        return Drop(why=_stale_definition(migration))
+    return None
+
+
+def _stale_definition(migration: Migration) -> str:
+    return (
+        f"{migration.target} has a definition of it already; if it is a left-over, remove it "
+        f"there: virsh undefine --keep-nvram {migration.vm_name}"
+    )
+
+
+def _its_target(migration: Migration, scene: Scene) -> Precheck | None:
+    hosts = scene.snapshot.host_by_id
+    target, source = hosts.get(migration.target), hosts.get(migration.source)
+    vm = scene.snapshot.vm_by_id.get(migration.vm)
+    if target is None or source is None or vm is None:
+        return Drop(why="its VM or one of its hosts is not in the newest snapshot")
+    if reason := scene.closed.get(target.id):
+        return Drop(why=f"{target.name} receives nothing: {reason}")
+    if not target.may_receive:
+        return Drop(why=f"{target.name} is {target.state}")
+    obstacles = [*misfits(vm, source, target), *_owners_word(vm, migration.mode)]
+    if obstacles:
+        return Drop(why=f"it cannot go to {target.name}: {obstacles[0]}")
+    return _room(vm, target, scene) or _rules(vm, target, scene)
+
+
+def _owners_word(vm: Vm, mode: Mode) -> Iterator[str]:
+    if not vm.movable:
+        yield "it is marked as not movable"
+    if mode not in (Mode.COLD, Mode.OFFLINE):
+        yield from vm.blockers
+    if vm.allowed_modes is not None and mode not in vm.allowed_modes:
+        yield f"its owner does not allow mode {mode}"
+
+
+def _room(vm: Vm, target: Host, scene: Scene) -> Precheck | None:
+    """Its memory must be free on the target, arrivals that are under way counted in full."""
+    if not vm.is_active:
+        return None
+    overcommit = scene.policy.overcommit.memory if scene.policy else 1.0
+    there = {v for v, host in scene.assignment().items() if host == target.id}
+    there |= {other.vm for other in scene.in_flight if other.target == target.id}
+    there.discard(vm.id)
+    vms = scene.snapshot.vm_by_id
+    used = sum(vms[v].memory_bytes for v in there if v in vms and vms[v].is_active)
+    free = target.guest_memory_bytes * overcommit - used
+    if free >= vm.memory_bytes:
+        return None
+    text = f"{target.name} has {max(free, 0):,.0f} of the {vm.memory_bytes:,} bytes it needs"
+    return Hold(why=text) if target.id in scene.leaving else Drop(why=text)
+
+
+def _rules(vm: Vm, target: Host, scene: Scene) -> Precheck | None:
+    """No hard rule may be broken more than now, with every VM in flight counted as arrived.
+
+    Rules that are final are judged where the rest of the plan leads to.
+    """
+    if scene.policy is None:
+        return None
+    now = scene.assignment()
+    planned = {**now, vm.id: target.id, **scene.ahead}
+    broken = worsened(_hard(scene, now, is_final=True), _hard(scene, planned, is_final=True))
+    for violation in broken:
+        if vm.id in violation.vms:
+            return Drop(why=f"it would break rule {violation.rule}: {violation.text}")
+    flying = {**now, **{other.vm: other.target for other in scene.in_flight}}
+    # One at a time: a rule may forbid the move while others still are on their sources, too.
+    for assignment in ({**now, vm.id: target.id}, {**flying, vm.id: target.id}):
+        before = _hard(scene, {v: h for v, h in assignment.items() if v != vm.id})
+        worse = worsened(before, _hard(scene, assignment))
+        ours = [violation for violation in worse if vm.id in violation.vms]
+        if ours and not _no_worse_than_staying(scene, assignment, vm):
+            return Drop(why=f"it would break rule {ours[0].rule}: {ours[0].text}")
+    return None
+
+
+def _no_worse_than_staying(scene: Scene, assignment: Assignment, vm: Vm) -> bool:
+    staying = {**assignment, vm.id: scene.assignment()[vm.id]}
+    return not worsened(_hard(scene, staying), _hard(scene, assignment))
+
+
+def _hard(scene: Scene, assignment: Assignment, *, is_final: bool = False) -> tuple[Violation, ...]:
+    assert scene.policy is not None
+    return tuple(
+        violation
+        for rule in scene.policy.rules
+        if rule.hard and rule.is_final is is_final
+        for violation in rule.violations(scene.snapshot, assignment)
+    )

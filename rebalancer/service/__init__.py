@@ -1,0 +1,1 @@
+"""The shell: settings, one cycle through the stages, the command line, reports."""

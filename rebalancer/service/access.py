@@ -1,0 +1,170 @@
+"""Where a command's cluster comes from: libvirt hosts, a scenario, or a snapshot file.
+
+A command that only looks gets a `ReadAccess`, in which there is nothing to change a host with.
+Only `open_for_change` makes a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.policy import Policy
+from rebalancer.collect.dirty_rate_probe import LibvirtDirtyRateProbe
+from rebalancer.collect.libvirt_source import LibvirtSource
+from rebalancer.collect.snapshot_file import SnapshotFile
+from rebalancer.collect.sources import DirtyRateProbe, InventorySource
+from rebalancer.errors import UsageError
+from rebalancer.rollout.driver import Clock, HypervisorDriver
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
+from rebalancer.service.clock import SystemClock
+from rebalancer.service.config import Settings
+from rebalancer.service.configured import (
+    call_limits,
+    host_addresses,
+    libvirt_hosts,
+    links_of,
+    migration_uris,
+    sites_of,
+)
+from rebalancer.service.policy_file import parse_policy, read_policy
+from rebalancer.simulation.clock import VirtualClock
+from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.scenario import Scenario, read_scenario
+from rebalancer.simulation.simulated_driver import SimulatedDriver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """What the operator named; nothing at all means the configured hosts."""
+
+    scenario: Path | None = None
+    snapshot: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadAccess:
+    """A cluster that can be looked at."""
+
+    cluster: str
+    host_names: tuple[str, ...]
+    """Names known without asking any host."""
+    source: InventorySource
+    clock: Clock
+    uris: Mapping[HostId, str]
+    """Where hosts reach each other's hypervisor, for printed commands."""
+    own_policy: Policy | None = None
+    """A scenario brings its policy with it."""
+    probe: Callable[[], DirtyRateProbe] | None = None
+    """Opens what measures dirty rates; `None` where there are no guests to measure."""
+    is_real: bool = True
+    """Whether hosts that are drained according to the journal are drained in here too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeAccess:
+    """A cluster that can be changed, too."""
+
+    read: ReadAccess
+    driver: HypervisorDriver
+
+
+def open_for_reading(settings: Settings, where: Where) -> ReadAccess:
+    """Reach the cluster without any means to change it."""
+    if where.scenario is not None and where.snapshot is not None:
+        raise UsageError("give --scenario or --snapshot, not both: a plan is for one cluster")
+    if where.scenario is not None:
+        scenario = read_scenario(where.scenario)
+        return simulated(scenario, scenario.build())
+    if where.snapshot is not None:
+        return _saved(where.snapshot)
+    return _configured(settings)
+
+
+def open_for_change(settings: Settings, where: Where) -> ChangeAccess:
+    """Reach the cluster with a driver."""
+    if where.snapshot is not None:
+        raise UsageError(
+            "a snapshot file cannot be changed: leave --snapshot out for the configured hosts, "
+            "or name a --scenario to rehearse on"
+        )
+    if where.scenario is not None:
+        scenario = read_scenario(where.scenario)
+        datacentre = scenario.build()
+        return ChangeAccess(
+            read=simulated(scenario, datacentre), driver=SimulatedDriver(datacentre)
+        )
+    read = _configured(settings)
+    return ChangeAccess(read=read, driver=_libvirt_driver(settings))
+
+
+def simulated(scenario: Scenario, datacentre: Datacentre) -> ReadAccess:
+    """Look at a datacentre that was built from a scenario."""
+    source = scenario.source(datacentre)
+    return ReadAccess(
+        cluster=datacentre.spec.cluster,
+        host_names=tuple(host.host.name for host in datacentre.spec.hosts),
+        source=source,
+        clock=VirtualClock(datacentre),
+        uris={},
+        own_policy=policy_of(scenario),
+        probe=lambda: source,
+    )
+
+
+def policy_of(scenario: Scenario) -> Policy:
+    """Read the policy that a scenario names or holds."""
+    if isinstance(scenario.policy, Path):
+        return read_policy(scenario.policy)
+    return parse_policy(scenario.policy, origin=f"scenario {scenario.name}, policy")
+
+
+def _saved(file: Path) -> ReadAccess:
+    source = SnapshotFile(file)
+    snapshot = source.observe()
+    return ReadAccess(
+        cluster=snapshot.cluster,
+        host_names=tuple(host.name for host in snapshot.hosts),
+        source=source,
+        clock=SystemClock(),
+        uris={},
+        is_real=False,
+    )
+
+
+def _configured(settings: Settings) -> ReadAccess:
+    hosts = libvirt_hosts(settings)
+    if not hosts:
+        raise UsageError(
+            "no hosts are configured: list them in a file and name it with --config "
+            "(config/rebalancer.yaml explains every key), or look at a --scenario or --snapshot"
+        )
+    clock = SystemClock()
+    return ReadAccess(
+        cluster=settings.cluster,
+        host_names=tuple(host.name for host in hosts),
+        source=LibvirtSource(
+            hosts,
+            cluster=settings.cluster,
+            now=clock.now,
+            sites=sites_of(settings),
+            links=links_of(settings),
+            sampling_seconds=settings.collect.sampling_seconds,
+            timeout_seconds=settings.collect.timeout_seconds,
+        ),
+        clock=clock,
+        uris=migration_uris(settings),
+        probe=lambda: LibvirtDirtyRateProbe(hosts, now=clock.now),
+    )
+
+
+def _libvirt_driver(settings: Settings) -> LibvirtDriver:
+    return LibvirtDriver(
+        host_addresses(settings),
+        clock=SystemClock(),
+        limits=call_limits(settings),
+        tls=settings.rollout.tls,
+        parallel_connections=settings.rollout.parallel_connections,
+    )

@@ -1,0 +1,358 @@
+"""The commands that change things: VMs with a driver, and what the journal says is wanted.
+
+All are dry until `--yes` (or `mode: auto`) is given. The order is always the same: take the
+cluster's lock, look at the cluster, judge, write to the journal, act, look again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebalancer.cluster.inventory import HostId, Mode, Snapshot
+from rebalancer.cluster.plan import Plan
+from rebalancer.cluster.policy import Policy
+from rebalancer.errors import (
+    ExitCode,
+    PlanRefusedError,
+    UnknownOutcomeError,
+    UsageError,
+)
+from rebalancer.rollout.executor import RolloutResult, execute
+from rebalancer.rollout.executor import Settings as RolloutSettings
+from rebalancer.rollout.executor import recover as recover_rollouts
+from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.lease import Lease
+from rebalancer.service import exit_codes, options
+from rebalancer.service.access import ChangeAccess, Where, open_for_change, open_for_reading
+from rebalancer.service.config import RunMode
+from rebalancer.service.configured import failure_budget, rollout_times
+from rebalancer.service.cycle import for_draining
+from rebalancer.service.plan_file import plan_of_text, plan_to_json, read_plan, write_plan
+from rebalancer.service.progress import display_for
+from rebalancer.service.report import Format, render_outcomes, render_plan
+from rebalancer.service.session import (
+    Session,
+    apply_command,
+    drain_marks,
+    hosts_named,
+    observe,
+    open_session,
+    plan_for,
+    policy_for,
+)
+from rebalancer.service.signals import StopSwitch
+from rebalancer.service.staleness import refuse_if_unfit
+from rebalancer.service.verdict import stuck_on_draining
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A cluster that this process holds the lock of, and may change."""
+
+    session: Session
+    access: ChangeAccess
+    journal: Journal
+    lease: Lease
+
+    def carry_out(self, plan: Plan, snapshot: Snapshot, policy: Policy) -> Carried:
+        """Roll a plan out, showing how it goes."""
+        with StopSwitch() as stop, display_for(self.session.err) as display:
+            result = execute(
+                plan,
+                driver=self.access.driver,
+                clock=self.access.read.clock,
+                journal=self.journal,
+                snapshot=snapshot,
+                settings=rollout_settings(self.session, self.access, policy),
+                lease=self.lease,
+                plan_text=plan_to_json(plan),
+                on_event=display.show,
+                should_stop=stop.request,
+            )
+        worst = exit_codes.for_rollout(result.outcomes, is_stopped=bool(result.stopped))
+        return Carried(result=result, exit_code=exit_codes.after_stop(worst, stop.exit_code))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """A rollout and the exit code that it leads to."""
+
+    result: RolloutResult
+    exit_code: ExitCode
+
+
+@contextmanager
+def at_work(session: Session, where: Where, *, recovering: bool = False) -> Iterator[Work]:
+    """Take the lock of a cluster, and reach it with a driver.
+
+    Raises `LockHeldError` if somebody else is at work, and `UnknownOutcomeError` if an earlier
+    rollout was cut short and nobody has looked after its VMs since.
+    """
+    access = open_for_change(session.settings, where)
+    try:
+        with session.journal() as journal, journal.hold(access.read.cluster) as lease:
+            if not recovering:
+                refuse_if_unrecovered(journal, access.read.cluster)
+            yield Work(session=session, access=access, journal=journal, lease=lease)
+    finally:
+        access.driver.close()
+
+
+def rollout_settings(session: Session, access: ChangeAccess, policy: Policy) -> RolloutSettings:
+    """Put together what the policy and the settings say about rollouts."""
+    uris = access.read.uris
+    return replace(
+        RolloutSettings.of(policy),
+        budget=failure_budget(session.settings),
+        times=rollout_times(session.settings),
+        uri_of=lambda host: uris.get(host, host),
+    )
+
+
+def refuse_if_unrecovered(journal: Journal, cluster: str) -> None:
+    """Raise `UnknownOutcomeError` while VMs of an earlier rollout have to be looked after."""
+    if rollouts := journal.unfinished(cluster):
+        plans = ", ".join(row.plan_id for row in rollouts)
+        raise UnknownOutcomeError(
+            f"the rollout of plan {plans} was cut short or left a VM that nobody could find; "
+            "run `rebalancer recover --yes` first: it looks at every host and tidies up what is "
+            "proved to be safe"
+        )
+
+
+def apply(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="As `plan --out` saved it.")],
+    config: options.Config = None,
+    scenario: options.FromScenario = None,
+    policy: options.PolicyFile = None,
+    yes: options.Yes = False,
+    output: options.Output = Format.TABLE,
+) -> ExitCode:
+    """Carry out exactly this plan, if it still fits the cluster."""
+    session = open_session(config)
+    plan, where = read_plan(plan_file), Where(scenario=scenario)
+    if not yes:
+        access = open_for_reading(session.settings, where)
+        with session.existing_journal() as journal:
+            refuse_if_applied(journal, plan)
+        snapshot = observe(session, access)
+        refuse_if_unfit(plan, snapshot, policy_for(session, access, policy), access.clock.now())
+        render_plan(plan, output, session.out)
+        return _nothing_was_changed(session, exit_codes.for_plan(plan))
+    with at_work(session, where) as work:
+        refuse_if_applied(work.journal, plan)
+        in_force = policy_for(session, work.access.read, policy)
+        snapshot = observe(session, work.access.read)
+        refuse_if_unfit(plan, snapshot, in_force, work.access.read.clock.now())
+        carried = work.carry_out(plan, snapshot, in_force)
+    render_outcomes(plan, carried.result.outcomes, output, session.out)
+    return carried.exit_code
+
+
+def refuse_if_applied(journal: Journal | None, plan: Plan) -> None:
+    """Raise `PlanRefusedError` for a plan that was rolled out before, completely or not."""
+    if journal is not None and journal.applied(plan.id):
+        raise PlanRefusedError(
+            f"plan {plan.id} was applied already; `rebalancer show {plan.id}` says how it went, "
+            "`rebalancer plan` makes a new one"
+        )
+
+
+def run(
+    config: options.Config = None,
+    scenario: options.FromScenario = None,
+    policy: options.PolicyFile = None,
+    once: Annotated[bool, typer.Option("--once", help="One cycle, then end.")] = False,
+    yes: options.Yes = False,
+    output: options.Output = Format.TABLE,
+    probe: options.Probe = False,
+) -> ExitCode:
+    """Run one cycle: plan, and in `mode: auto` or with --yes carry the plan out."""
+    if not once:
+        raise UsageError("only `rebalancer run --once` is there yet; let a timer repeat it")
+    session = open_session(config)
+    where = Where(scenario=scenario)
+    if not yes and session.settings.mode is not RunMode.AUTO:
+        access = open_for_reading(session.settings, where)
+        snapshot = observe(session, access, probe=probe)
+        plan = plan_for(session, access, snapshot, policy_for(session, access, policy)).plan
+        render_plan(plan, output, session.out)
+        return _nothing_was_changed(session, exit_codes.for_plan(plan))
+    with at_work(session, where) as work:
+        in_force = policy_for(session, work.access.read, policy)
+        snapshot = observe(session, work.access.read, probe=probe)
+        plan = plan_for(session, work.access.read, snapshot, in_force).plan
+        render_plan(plan, output, session.out)
+        if not plan.migrations:
+            return exit_codes.for_plan(plan)
+        carried = work.carry_out(plan, snapshot, in_force)
+    render_outcomes(plan, carried.result.outcomes, output, session.out)
+    return carried.exit_code
+
+
+def drain(
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...")],
+    config: options.Config = None,
+    scenario: options.FromScenario = None,
+    snapshot: options.FromSnapshot = None,
+    policy: options.PolicyFile = None,
+    out: options.PlanOut = None,
+    output: options.Output = Format.TABLE,
+    probe: options.Probe = False,
+    allow_cold: Annotated[
+        bool,
+        typer.Option("--allow-cold", help="VMs that cannot be moved alive may be shut down."),
+    ] = False,
+    yes: options.Yes = False,
+) -> ExitCode:
+    """Empty hosts before maintenance, and keep VMs off them until `undrain`."""
+    session = open_session(config)
+    where = Where(scenario=scenario, snapshot=snapshot)
+    if not yes:
+        access = open_for_reading(session.settings, where)
+        in_force = _draining_policy(policy_for(session, access, policy), allow_cold=allow_cold)
+        seen = observe(session, access, probe=probe, also_drain=hosts)
+        plan = plan_for(session, access, seen, in_force).plan
+        if out is not None:
+            write_plan(plan, out)
+        command = apply_command(out, config=config, scenario=scenario, policy=policy)
+        render_plan(plan, output, session.out, apply_with=command)
+        left = len(stuck_on_draining(seen, plan.unmoved))
+        return _nothing_was_changed(
+            session, exit_codes.for_drain(exit_codes.for_plan(plan), left=left)
+        )
+    with at_work(session, where) as work:
+        return _drain(work, hosts, policy, output, allow_cold=allow_cold, probe=probe)
+
+
+def _drain(
+    work: Work,
+    hosts: list[str],
+    policy: Path | None,
+    output: Format,
+    *,
+    allow_cold: bool,
+    probe: bool,
+) -> ExitCode:
+    session, read = work.session, work.access.read
+    in_force = _draining_policy(policy_for(session, read, policy), allow_cold=allow_cold)
+    seen = observe(session, read, probe=probe, also_drain=hosts)
+    emptied = hosts_named(seen, hosts)
+    for host in emptied:
+        work.journal.mark_drain(seen.cluster, host, reason="rebalancer drain")
+    plan = plan_for(session, read, seen, in_force).plan
+    render_plan(plan, output, session.out)
+    code = exit_codes.for_plan(plan)
+    if plan.migrations:
+        carried = work.carry_out(plan, seen, in_force)
+        render_outcomes(plan, carried.result.outcomes, output, session.out)
+        code = carried.exit_code
+    left = _say_what_is_left(session, observe(session, read, also_drain=hosts), emptied)
+    return exit_codes.for_drain(code, left=left)
+
+
+def _say_what_is_left(session: Session, snapshot: Snapshot, hosts: tuple[HostId, ...]) -> int:
+    """Tell of each drained host whether it is empty; return how many VMs are left in all."""
+    left = 0
+    for host in hosts:
+        vms = snapshot.vms_by_host[host]
+        left += len(vms)
+        name = snapshot.host_by_id[host].name
+        if vms:
+            names = ", ".join(sorted(vm.name for vm in vms))
+            session.err.print(f"{name} still has {names}", highlight=False, markup=False)
+        else:
+            session.err.print(
+                f"{name} is empty and will be kept so until: rebalancer undrain {name}",
+                highlight=False,
+                markup=False,
+            )
+    return left
+
+
+def _draining_policy(policy: Policy, *, allow_cold: bool) -> Policy:
+    policy = for_draining(policy)
+    if not allow_cold:
+        return policy
+    allowed = policy.migration.allow | {Mode.COLD}
+    return replace(policy, migration=replace(policy.migration, allow=allowed))
+
+
+def undrain(
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...")],
+    config: options.Config = None,
+    scenario: options.FromScenario = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Not needed: this moves nothing by itself.")
+    ] = False,
+) -> ExitCode:
+    """Let VMs be placed on these hosts again. Nothing moves by that alone."""
+    del yes
+    session = open_session(config)
+    access = open_for_reading(session.settings, Where(scenario=scenario))
+    marked = drain_marks(session, access.cluster)
+    known = {*access.host_names, *marked}
+    if missing := sorted(set(hosts) - known):
+        raise UsageError(
+            f"no host called {', '.join(missing)} in cluster {access.cluster}; "
+            f"it has {', '.join(sorted(known)[:20])}"
+        )
+    with session.journal() as journal:
+        for name in hosts:
+            journal.unmark_drain(access.cluster, HostId(name), reason="rebalancer undrain")
+            was = "may be used again" if name in marked else "was not being drained"
+            session.out.print(f"{name} {was}", highlight=False, markup=False)
+    return ExitCode.SUCCESS
+
+
+def recover(
+    config: options.Config = None,
+    policy: options.PolicyFile = None,
+    yes: options.Yes = False,
+    output: options.Output = Format.TABLE,
+) -> ExitCode:
+    """Look after every VM of a rollout that was cut short: adopt, finish, or say what to do."""
+    session = open_session(config)
+    if not yes:
+        with session.existing_journal() as journal:
+            rows = journal.unfinished(session.settings.cluster) if journal is not None else ()
+        for row in rows:
+            session.out.print(f"plan {row.plan_id} of {row.owner}: to be looked after")
+        if not rows:
+            session.out.print("nothing has to be recovered")
+            return ExitCode.SUCCESS
+        return _nothing_was_changed(session, ExitCode.UNKNOWN_OUTCOME)
+    with at_work(session, Where(), recovering=True) as work, StopSwitch() as stop:
+        read = work.access.read
+        with display_for(session.err) as display:
+            results = recover_rollouts(
+                cluster=read.cluster,
+                driver=work.access.driver,
+                clock=read.clock,
+                journal=work.journal,
+                snapshot=observe(session, read),
+                settings=rollout_settings(session, work.access, policy_for(session, read, policy)),
+                lease=work.lease,
+                on_event=display.show,
+                should_stop=stop.request,
+            )
+        for result in results:
+            text = work.journal.plan_text(result.rollout)
+            plan = plan_of_text(text, origin=f"rollout {result.rollout} in the journal")
+            render_outcomes(plan, result.outcomes, output, session.out)
+    outcomes = [outcome for result in results for outcome in result.outcomes]
+    if not outcomes:
+        session.out.print("nothing has to be recovered")
+        return ExitCode.SUCCESS
+    return exit_codes.for_recovery(outcomes)
+
+
+def _nothing_was_changed(session: Session, code: ExitCode) -> ExitCode:
+    session.err.print("nothing was changed: add --yes to do it", highlight=False)
+    return code

@@ -1,0 +1,82 @@
+"""The `rebalancer` command: its subcommands, and how errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+from typer.exceptions import Abort, TyperException
+
+from rebalancer import __version__
+from rebalancer.errors import ExitCode, RebalancerError
+from rebalancer.service import acting, looking, rehearsal
+
+app = typer.Typer(
+    name="rebalancer",
+    help="Keep VMs where they belong on KVM hosts that run plain libvirt. "
+    "Nothing is changed without --yes.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Settings.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: bool = typer.Option(False, "--version", help="Say which version this is."),
+) -> None:
+    if version:
+        typer.echo(f"rebalancer {__version__}")
+        raise typer.Exit
+
+
+for name, command in (
+    ("plan", looking.plan),
+    ("apply", acting.apply),
+    ("run", acting.run),
+    ("drain", acting.drain),
+    ("undrain", acting.undrain),
+    ("status", looking.status),
+    ("history", looking.history),
+    ("show", looking.show),
+    ("snapshot", looking.take_snapshot),
+    ("simulate", rehearsal.simulate),
+    ("validate", looking.validate),
+    ("recover", acting.recover),
+):
+    app.command(name)(command)
+config_app.command("show")(looking.show_config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return the exit code; errors are told on standard error."""
+    try:
+        result = app(arguments, standalone_mode=False)
+    except RebalancerError as error:
+        return _fail(str(error), error.exit_code)
+    except TyperException as error:
+        message = error.format_message()
+        if message.startswith("Usage:"):  # a group of commands without a command
+            typer.echo(message, err=True)
+            return ExitCode.USAGE
+        return _fail(f"{message}\ntry: rebalancer --help", ExitCode.USAGE)
+    except (Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`); Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.SUCCESS
+    return int(result or ExitCode.SUCCESS)
+
+
+def _fail(message: str, code: ExitCode) -> int:
+    Console(stderr=True, soft_wrap=True).print(
+        f"rebalancer: {message}", highlight=False, markup=False
+    )
+    return code

@@ -1,0 +1,210 @@
+"""How the program is set up: the keys of `rebalancer.yaml`, their defaults and bounds.
+
+What is wanted of a cluster is a policy and not in here: these are the settings of the program that
+carries policies out. The text under each key is the one that `docs/configuration.md` prints.
+Where a setting comes from when several places give it is decided in `config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from rebalancer.cluster.inventory import HostState
+from rebalancer.collect.snapshot_model import LinkEntry, Name, SiteEntry, Text
+from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
+
+type Watts = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+type Duration = Annotated[Seconds, Field(gt=0)]
+
+
+def _database_url(text: str) -> str:
+    try:
+        make_url(text)
+    except ArgumentError:
+        raise ValueError(
+            "is not a database address; expected such as sqlite:////var/lib/rebalancer/journal.db"
+        ) from None
+    return text
+
+
+def _libvirt_uri(text: str) -> str:
+    if "://" not in text and not text.startswith("test:"):
+        raise ValueError("is not a libvirt URI; expected such as qemu+ssh://root@h1/system")
+    return text
+
+
+def _migration_uri(text: str) -> str:
+    if not text.startswith(("tcp://", "rdma://")):
+        raise ValueError("is not an address for memory; expected such as tcp://10.0.1.1")
+    return text
+
+
+type StatedState = Literal[
+    HostState.UP, HostState.DRAINING, HostState.MAINTENANCE, HostState.ASLEEP, HostState.DOWN
+]
+"""What an operator can say of a host; that it is unknown only shows."""
+
+type LibvirtUri = Annotated[Name, AfterValidator(_libvirt_uri)]
+type MigrationUri = Annotated[Name, AfterValidator(_migration_uri)]
+
+
+class RunMode(StrEnum):
+    """Whether the program only says what it would do, or does it."""
+
+    RECOMMEND = "recommend"
+    AUTO = "auto"
+
+
+class Solver(StrEnum):
+    """Solvers of mixed-integer programs that can be chosen."""
+
+    HIGHS = "highs"
+    CBC = "cbc"
+
+
+class _Section(FileModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class HostSettings(_Section):
+    """One libvirt host."""
+
+    name: Name
+    """What the host is called everywhere: in policies, plans and commands."""
+    uri: LibvirtUri
+    """Where its libvirt is reached from here."""
+    peer_uri: LibvirtUri | None = None
+    """Where the other hosts reach its libvirt, if that is not `uri`: migration is peer to peer, so
+    the source host itself connects to the target."""
+    migration_uri: MigrationUri | None = None
+    """Where guests' memory is sent to, such as `tcp://10.0.1.1`, when there is a network of its own
+    for it. Default: libvirt chooses, by the host's name."""
+    site: Name | None = None
+    """The site that it stands in; rules, links and geography go by it."""
+    rack: Name | None = None
+    """The rack that it stands in; rules can spread VMs over racks."""
+    labels: dict[Name, Text] = {}
+    """Anything that policies select hosts by."""
+    state: StatedState | None = None
+    """What it is for as long as this stands here, such as `maintenance`; a host that is `asleep` or
+    `down` is not even asked. Default: it is seen for itself. (`rebalancer drain` needs no such
+    entry.)"""
+    cpu_cores: Cores | None = None
+    """CPU cores that guests may share. Default: the hardware threads that libvirt reports."""
+    memory: Bytes | None = None
+    """Size of its memory. Default: what libvirt reports."""
+    reserved_memory: Bytes | None = None
+    """Memory that guests must not get: the hypervisor's own. Default: 5 % of what libvirt reports,
+    but 4 GiB at least and a quarter at most; nothing where `memory` is given, which then is
+    guests'."""
+    nic_bytes_per_second: Annotated[BytesPerSecond, Field(gt=0)] | None = None
+    """What its migration network carries in each direction. Default: 10 Gbit/s."""
+    storage: dict[Name, Name] = {}
+    """Shared storage that libvirt has no pool for: a name, the same on all hosts, and its path
+    there. A disk on shared storage need not be copied."""
+    networks: tuple[Name, ...] | None = None
+    """All bridges and networks that guests find here. Default: what libvirt lists."""
+    cpu_from_guests: bool = False
+    """Take the sum over the guests for the host's CPU use, not what libvirt measures. For hosts
+    that see more of a machine than is theirs: nested ones, or a test lab."""
+    idle_watts: Watts | None = None
+    """What it draws when nothing runs on it. Default: guessed from the number of cores."""
+    max_watts: Watts | None = None
+    """What it draws under full load. Default: guessed from the number of cores."""
+
+
+class CollectSettings(_Section):
+    """How hosts are observed."""
+
+    sampling_seconds: Annotated[Duration, Field(le=600)] = 5.0
+    """CPU use is what was used between two looks this far apart. Longer is steadier, and every
+    command that looks at the cluster waits for it."""
+    timeout_seconds: Annotated[Duration, Field(le=600)] = 10.0
+    """A host that has not answered after this long, beside the sampling, is `unknown` in the
+    snapshot: nothing is moved there, and what it runs is not guessed."""
+
+
+class PlacementSettings(_Section):
+    """How long and with what placements are searched."""
+
+    time_limit_seconds: Duration = 60.0
+    """Then the best placement found so far is taken; it is never worse than the present one."""
+    solver: Solver = Solver.HIGHS
+    """`highs` comes with the program, `cbc` has to be installed."""
+
+
+class PlanSettings(_Section):
+    """What plans are given."""
+
+    ttl_seconds: Duration = 86_400.0
+    """A plan older than this is refused. A day is enough to have it reviewed; that the cluster is
+    still as the plan says is checked in any case."""
+
+
+class RolloutSettings(_Section):
+    """How patiently migrations are carried out."""
+
+    call_timeout_seconds: Duration = 60.0
+    """A call to libvirt that has not returned by then is given up, and the hosts are asked what
+    became of the VM. (The transfer itself is one call and has its own limit, from the plan.)"""
+    abort_timeout_seconds: Duration = 30.0
+    """The same for calling off a migration."""
+    shutdown_timeout_seconds: Duration = 180.0
+    """How long a guest may take to shut down for a cold migration. Then the migration has failed;
+    the guest is never switched off."""
+    tls: bool = False
+    """Encrypt guests' memory on its way, and refuse to migrate where that is not possible. QEMU
+    needs certificates on every host; a TLS `uri` alone only protects libvirt's own messages."""
+    parallel_connections: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Send memory over so many TCP streams, which pays on links that one cannot fill. Default:
+    one."""
+    failure_budget: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """After so many failed migrations a rollout starts no more: something else is wrong."""
+    failure_share: Annotated[Ratio, Field(gt=0)] = 0.2
+    """The same as a share of the plan's migrations. The smaller of the two counts, though a single
+    failure never stops a rollout on account of its share."""
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    schema_version: Literal[1] = 1
+    """The version of this format."""
+    cluster: Name = "main"
+    """What the cluster is called. Plans of a cluster with another name are refused."""
+    mode: RunMode = RunMode.RECOMMEND
+    """`recommend`: `rebalancer run` only says what it would do. `auto`: it does it."""
+    policy: Path | None = None
+    """The policy file, relative to this file. Default: balance CPU and memory, no rules."""
+    journal: Annotated[str, AfterValidator(_database_url)] | None = None
+    """The database that every action is written to before it is taken, as an SQLAlchemy address.
+    Default: `sqlite:////var/lib/rebalancer/journal.db` for root, below
+    `$XDG_STATE_HOME` or `~/.local/state` for everybody else."""
+    hosts: tuple[HostSettings, ...] = ()
+    """The libvirt hosts."""
+    sites: tuple[SiteEntry, ...] = ()
+    """Sites with what geography goes by: energy price, carbon, latency."""
+    links: tuple[LinkEntry, ...] = ()
+    """Networks between sites, and what they carry in each direction."""
+    collect: CollectSettings = CollectSettings()
+    placement: PlacementSettings = PlacementSettings()
+    plan: PlanSettings = PlanSettings()
+    rollout: RolloutSettings = RolloutSettings()
+
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Which layer gave a setting, by dotted key; what is not in here is a default."""
+        return self._origins
+
+    def remember_origins(self, origins: Mapping[str, str]) -> None:
+        """Keep where the settings come from; only `config.load_settings` knows."""
+        self._origins = dict(origins)

@@ -1,0 +1,93 @@
+"""One pass through the stages, in order: forecast, place, plan.
+
+This is the only module that knows the order. It changes nothing: it has no driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from rebalancer.cluster.demand import Demand
+from rebalancer.cluster.inventory import HostId, Snapshot
+from rebalancer.cluster.plan import Placement, Plan, Unsolved, Verdict, VerdictKind
+from rebalancer.cluster.policy import BalanceGoal, DrainGoal, MovementGoal, Policy
+from rebalancer.forecast.demand import forecast_demand
+from rebalancer.placement.imbalance import imbalance
+from rebalancer.placement.solver import place
+from rebalancer.planning.planner import make_plan
+from rebalancer.service.verdict import is_quiet, judge, stay
+
+# First everything leaves, then as little as possible moves, then what moves goes to the
+# emptiest hosts: a drain does not take the opportunity to rearrange the rest.
+DRAIN_GOALS = (DrainGoal(tier=0), MovementGoal(tier=1, weight=1.0), BalanceGoal(tier=2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What goes into a plan besides the cluster and the policy."""
+
+    plan_id: str
+    creator: str
+    now: datetime
+    ttl_seconds: float
+    solve_seconds: float
+    seconds_passed: Callable[[], float]
+    """Monotonic time, by which the solver keeps to `solve_seconds`."""
+    uris: Mapping[HostId, str]
+    """Where each host's hypervisor is reached, for the commands that a plan prints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cycle:
+    """Everything that one pass found out, stage by stage."""
+
+    snapshot: Snapshot
+    demand: Demand
+    placement: Placement | Unsolved
+    plan: Plan
+
+
+def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
+    """Take a snapshot through forecast, placement and planning."""
+    demand = forecast_demand(snapshot)
+    load = imbalance(snapshot, demand, policy)
+    quiet = is_quiet(snapshot, demand, policy, load)
+    placement = stay(snapshot) if quiet else _placed(snapshot, demand, policy, request)
+    answer = stay(snapshot) if isinstance(placement, Unsolved) else placement
+    plan = make_plan(
+        snapshot,
+        demand,
+        policy,
+        answer,
+        plan_id=request.plan_id,
+        creator=request.creator,
+        created_at=request.now,
+        expires_at=request.now + timedelta(seconds=request.ttl_seconds),
+        verdict=Verdict(kind=VerdictKind.BALANCED, text=""),
+        uris=request.uris,
+    )
+    plan = replace(
+        plan,
+        verdict=judge(snapshot, policy, load, placement, plan),
+        objective=None if quiet or isinstance(placement, Unsolved) else placement.objective,
+    )
+    return Cycle(snapshot=snapshot, demand=demand, placement=placement, plan=plan)
+
+
+def _placed(
+    snapshot: Snapshot, demand: Demand, policy: Policy, request: Request
+) -> Placement | Unsolved:
+    return place(
+        snapshot,
+        demand,
+        policy,
+        time_limit_seconds=request.solve_seconds,
+        clock=request.seconds_passed,
+    )
+
+
+def for_draining(policy: Policy) -> Policy:
+    """The same rules and limits, with nothing but a drain as the goal."""
+    return replace(policy, goals=DRAIN_GOALS, trigger=None)

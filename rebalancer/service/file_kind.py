@@ -1,0 +1,48 @@
+"""What kind of file somebody handed in, told by its keys."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from rebalancer.errors import Fault, InvalidFileError
+from rebalancer.files import Document, open_json, open_yaml
+
+
+class FileKind(StrEnum):
+    """Files that the program reads."""
+
+    CONFIG = "settings file"
+    POLICY = "policy"
+    SCENARIO = "scenario"
+    SNAPSHOT = "snapshot"
+    PLAN = "plan"
+
+
+_JSON_SIGNS = {
+    FileKind.PLAN: {"migrations", "snapshot_fingerprint", "verdict"},
+    FileKind.SNAPSHOT: {"vms", "hosts", "taken_at"},
+}
+_YAML_SIGNS = {
+    FileKind.SCENARIO: {"expect", "vms", "generate", "faults"},
+    FileKind.POLICY: {"goals", "rules", "headroom", "overcommit", "trigger", "limits", "applies"},
+    FileKind.CONFIG: {"hosts", "cluster", "journal", "collect", "mode", "placement", "policy"},
+}
+
+
+def kind_of(file: Path) -> FileKind:
+    """Tell the kind of a file; raise `InvalidFileError` if it cannot be read or told."""
+    is_json = file.suffix == ".json"
+    document = open_json(file) if is_json else open_yaml(file)
+    keys = _top_keys(document)
+    for kind, signs in (_JSON_SIGNS if is_json else _YAML_SIGNS).items():
+        if keys & signs:
+            return kind
+    kinds = "a snapshot or a plan" if is_json else "settings, a policy or a scenario"
+    raise InvalidFileError(
+        [Fault(file=str(file), problem="its keys do not tell what it is", expected=kinds)]
+    )
+
+
+def _top_keys(document: Document) -> set[str]:
+    return set(document.tree) if isinstance(document.tree, dict) else set()

@@ -1,0 +1,48 @@
+"""The options that several commands share, each worded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebalancer.service.report import Format
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Settings file; default: $REBALANCER_CONFIG, else /etc/rebalancer/rebalancer.yaml.",
+    ),
+]
+FromScenario = Annotated[
+    Path | None, typer.Option("--scenario", help="Take this simulated cluster.")
+]
+FromSnapshot = Annotated[
+    Path | None, typer.Option("--snapshot", help="Take the cluster from a saved snapshot.")
+]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="Policy file; default: the configured one.")
+]
+Output = Annotated[Format, typer.Option("-o", "--output", help="What to write to standard output.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show every host and step.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Really do it; without, only say what.")]
+Probe = Annotated[
+    bool,
+    typer.Option(
+        "--probe",
+        help="Measure the dirty rates of running VMs first; for that, and only for that, a "
+        "connection that may write is opened.",
+    ),
+]
+SolveTime = Annotated[
+    float | None,
+    typer.Option("--solver-time", min=0.1, help="Seconds to look for a placement."),
+]
+PlanOut = Annotated[
+    Path | None, typer.Option("--out", help="Save the plan here, for `rebalancer apply`.")
+]
+DetailedExitCode = Annotated[
+    bool, typer.Option("--detailed-exitcode", help="Exit with 2 if the plan is not empty.")
+]

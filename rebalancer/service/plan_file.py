@@ -1,0 +1,341 @@
+"""Plan <-> JSON: what `plan --out` writes, `apply` and `show` read, and machines are given.
+
+The keys are the names of the fields, which carry their units. Values that follow from others
+(`gap_ratio`, `captured_ratio`, `finish_seconds`) are written for those who read with `jq`, and
+computed anew when the plan is read back. JSON has no infinity: a duration that has no upper end
+is `null`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field
+
+from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
+from rebalancer.cluster.plan import (
+    Confidence,
+    HostOutlook,
+    Migration,
+    Objective,
+    Plan,
+    PowerAction,
+    PowerStep,
+    Prediction,
+    Priority,
+    SolveStatus,
+    Unmoved,
+    Verdict,
+    VerdictKind,
+)
+from rebalancer.cluster.rules import Violation
+from rebalancer.errors import Fault, InvalidFileError, UsageError
+from rebalancer.files import Document, FileModel, json_text, open_json
+
+SCHEMA_VERSION = 1
+
+
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+type Amount = Annotated[float, Field(ge=0)]
+type Unbounded = Annotated[Amount | None, AfterValidator(_or_infinity)]
+"""A duration, or `null` for one without an end."""
+type Count = Annotated[int, Field(ge=0)]
+type Name = Annotated[str, Field(min_length=1)]
+
+
+class VerdictRecord(FileModel):
+    """See `cluster.plan.Verdict`."""
+
+    kind: VerdictKind
+    text: str
+
+    def noun(self) -> Verdict:
+        """Return the verdict that this means."""
+        return Verdict(kind=self.kind, text=self.text)
+
+
+class ObjectiveRecord(FileModel):
+    """See `cluster.plan.Objective`."""
+
+    before: float
+    after: float
+    bound: float
+    status: SolveStatus
+    solve_seconds: Amount
+    terms_before: Mapping[str, float] = {}
+    terms_after: Mapping[str, float] = {}
+    gap_ratio: float | None = None
+    """Derived; not read."""
+    captured_ratio: float | None = None
+    """Derived; not read."""
+
+    def noun(self) -> Objective:
+        """Return the objective that this means."""
+        return Objective(**_given(self, but=("gap_ratio", "captured_ratio")))
+
+
+class PredictionRecord(FileModel):
+    """See `cluster.plan.Prediction`."""
+
+    start_seconds: Amount
+    finish_seconds: float | None = None
+    """Derived; not read."""
+    duration_seconds: Amount
+    duration_upper_seconds: Unbounded
+    downtime_seconds: Amount
+    downtime_upper_seconds: Unbounded
+    transfer_bytes: Amount
+    confidence: Confidence
+
+    def noun(self) -> Prediction:
+        """Return the prediction that this means."""
+        return Prediction(**_given(self, but=("finish_seconds",)))
+
+
+class MigrationRecord(FileModel):
+    """See `cluster.plan.Migration`."""
+
+    id: Name
+    vm: Name
+    vm_name: str
+    source: Name
+    target: Name
+    mode: Mode
+    mode_reason: str
+    reason: str
+    priority: Priority
+    wave: Annotated[int, Field(ge=1)]
+    depends_on: tuple[Name, ...] = ()
+    bytes_per_second: Annotated[float, Field(gt=0)]
+    max_downtime_seconds: Amount
+    memory_bytes: Count
+    predicted: PredictionRecord
+
+    def noun(self) -> Migration:
+        """Return the migration that this means."""
+        return Migration(**_given(self, but=("predicted",)), predicted=self.predicted.noun())
+
+
+class HostRecord(FileModel):
+    """See `cluster.plan.HostOutlook`."""
+
+    host: Name
+    name: str
+    state: HostState
+    cpu_ratio_before: Amount
+    cpu_ratio_after: Amount
+    memory_ratio_before: Amount
+    memory_ratio_after: Amount
+    vms_before: Count
+    vms_after: Count
+
+    def noun(self) -> HostOutlook:
+        """Return the outlook that this means."""
+        return HostOutlook(**_given(self))
+
+
+class UnmovedRecord(FileModel):
+    """See `cluster.plan.Unmoved`."""
+
+    vm: Name
+    vm_name: str = ""
+    reasons: tuple[str, ...]
+
+    def noun(self) -> Unmoved:
+        """Return what this means."""
+        return Unmoved(**_given(self))
+
+
+class PowerRecord(FileModel):
+    """See `cluster.plan.PowerStep`."""
+
+    host: Name
+    action: PowerAction
+    reason: str
+    depends_on: tuple[Name, ...] = ()
+
+    def noun(self) -> PowerStep:
+        """Return the step that this means."""
+        return PowerStep(**_given(self))
+
+
+class ViolationRecord(FileModel):
+    """See `cluster.rules.Violation`."""
+
+    rule: str
+    text: str
+    vms: tuple[VmId, ...] = ()
+    hosts: tuple[HostId, ...] = ()
+    severity: float = 1.0
+
+    def noun(self) -> Violation:
+        """Return the violation that this means."""
+        return Violation(**_given(self))
+
+
+class PlanRecord(FileModel):
+    """See `cluster.plan.Plan`."""
+
+    schema_version: Literal[1]
+    id: Name
+    cluster: str
+    creator: str
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    policy: str
+    policy_fingerprint: str
+    snapshot_fingerprint: str
+    snapshot_taken_at: AwareDatetime
+    verdict: VerdictRecord
+    objective: ObjectiveRecord | None
+    hosts: tuple[HostRecord, ...]
+    migrations: tuple[MigrationRecord, ...]
+    unmoved: tuple[UnmovedRecord, ...] = ()
+    power: tuple[PowerRecord, ...] = ()
+    makespan_seconds: Amount = 0.0
+    makespan_lower_bound_seconds: Amount = 0.0
+    commands: Mapping[str, tuple[str, ...]] = {}
+    violations_before: tuple[ViolationRecord, ...] = ()
+    violations_after: tuple[ViolationRecord, ...] = ()
+
+    def noun(self) -> Plan:
+        """Return the plan that this means."""
+        listed = (
+            "hosts",
+            "migrations",
+            "unmoved",
+            "power",
+            "violations_before",
+            "violations_after",
+        )
+        return Plan(
+            **_given(self, but=("schema_version", "verdict", "objective", *listed)),
+            **{name: _nouns(getattr(self, name)) for name in listed},
+            verdict=self.verdict.noun(),
+            objective=self.objective.noun() if self.objective else None,
+        )
+
+
+def plan_to_json(plan: Plan) -> str:
+    """Write a plan as JSON text, the same text for the same plan."""
+    tree = {"schema_version": SCHEMA_VERSION, **_plain_mapping(plan)}
+    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_plan(plan: Plan, path: Path | str) -> None:
+    """Save a plan; whoever looks at the file sees the old one or the whole new one."""
+    target = Path(path)
+    try:
+        with NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as file:
+            file.write(plan_to_json(plan))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot save the plan: {error.strerror or error}") from error
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Read a plan file; raise `InvalidFileError` when it is damaged or not a plan."""
+    return _plan_of(open_json(path))
+
+
+def plan_of_text(text: str, origin: str) -> Plan:
+    """Read a plan that is at hand already; `origin` is what faults call it."""
+    return _plan_of(json_text.parse(text, origin))
+
+
+def _plan_of(document: Document) -> Plan:
+    if problem := _other_kind(document):
+        raise InvalidFileError([document.fault((), *problem)])
+    record = document.read(PlanRecord)
+    if faults := list(_faults(record, document)):
+        raise InvalidFileError(faults)
+    return record.noun()
+
+
+def _given(record: FileModel, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in type(record).model_fields if name not in but}
+
+
+def _nouns(records: tuple[Any, ...]) -> Any:  # noqa: ANN401 - of whichever noun
+    return tuple(record.noun() for record in records)
+
+
+def _plain_mapping(noun: object) -> dict[str, object]:
+    assert dataclasses.is_dataclass(noun)
+    plain = {field.name: _plain(getattr(noun, field.name)) for field in dataclasses.fields(noun)}
+    if isinstance(noun, Objective):
+        plain |= {"gap_ratio": noun.gap_ratio, "captured_ratio": noun.captured_ratio}
+    if isinstance(noun, Prediction):
+        plain |= {"finish_seconds": _plain(noun.finish_seconds)}
+    return plain
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        return _plain_mapping(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None if value == math.inf else value
+
+
+def _other_kind(document: Document) -> tuple[str, str] | None:
+    """Say what a file is that holds JSON and is not a plan, rather than list every key."""
+    tree = document.tree
+    if not isinstance(tree, dict) or {"migrations", "verdict"} & tree.keys():
+        return None
+    if {"hosts", "vms"} <= tree.keys():
+        return ("this is a snapshot, not a plan", "make a plan of it: rebalancer plan --snapshot")
+    return ("this is not a plan", "a plan is what `rebalancer plan --out FILE` writes")
+
+
+def _faults(plan: PlanRecord, document: Document) -> Iterator[Fault]:
+    """Find what would leave a rollout waiting for ever, or doing something else than is shown."""
+    seen: set[str] = set()
+    known = {migration.id for migration in plan.migrations}
+    for index, migration in enumerate(plan.migrations):
+        path = ("migrations", index)
+        if migration.id in seen:
+            yield document.fault((*path, "id"), f"{migration.id} occurs twice")
+        seen.add(migration.id)
+        if migration.source == migration.target:
+            yield document.fault((*path, "target"), "is the source")
+        if missing := sorted(set(migration.depends_on) - known):
+            yield document.fault(
+                (*path, "depends_on"), f"no migration is called {', '.join(missing)}"
+            )
+    for index, step in enumerate(plan.power):
+        if missing := sorted(set(step.depends_on) - known):
+            yield document.fault(
+                ("power", index, "depends_on"), f"no migration is called {', '.join(missing)}"
+            )
+    yield from _circles(plan, document)
+
+
+def _circles(plan: PlanRecord, document: Document) -> Iterator[Fault]:
+    waits = {migration.id: migration.depends_on for migration in plan.migrations}
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        circle = " → ".join(reversed(error.args[1]))
+        yield document.fault(("migrations",), f"these wait for each other: {circle}")

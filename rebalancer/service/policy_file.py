@@ -1,0 +1,206 @@
+"""Policy YAML -> Policy: read, checked as a whole, and turned into the noun at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+from apscheduler.triggers.cron import CronTrigger
+
+from rebalancer.cluster.policy import GeographyCriterion, Policy, Schedule
+from rebalancer.errors import Fault, InvalidFileError
+from rebalancer.files import Document, FileModel, open_yaml
+from rebalancer.service.policy_format import (
+    BalanceSection,
+    GeographySection,
+    GoalSection,
+    PolicyFile,
+)
+from rebalancer.service.rule_format import (
+    BanSection,
+    FenceSection,
+    RuleSection,
+    SpreadSection,
+    TogetherSection,
+)
+
+
+def read_policy(path: Path | str) -> Policy:
+    """Read a policy file; raise `InvalidFileError` with everything that is wrong in it."""
+    return policy_of(open_yaml(path))
+
+
+def parse_policy(raw: Mapping[str, Any], origin: str) -> Policy:
+    """Take a policy that stands inside another file; `origin` is what faults call that place."""
+    # Inside another file that file's version counts.
+    tree = {"schema_version": 1, **raw}
+    text = json.dumps(tree).encode()
+    return policy_of(Document(file=origin, tree=tree, json=text, value_count=0))
+
+
+def policy_of(document: Document) -> Policy:
+    """Make a policy of a document, or raise `InvalidFileError` with everything wrong in it."""
+    file = document.read(PolicyFile)
+    if faults := list(_faults(file, document)):
+        raise InvalidFileError(faults)
+    return _policy(file)
+
+
+def fingerprint_of(policy: Policy) -> str:
+    """Hash what a policy says: 16 hexadecimal digits that comments and layout do not change.
+
+    Defaults are part of it. When a later version of the program changes one, plans made under
+    the old value are refused, as they should be.
+    """
+    content = _plain(dataclasses.replace(policy, fingerprint=""))
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    """Turn nouns into JSON that is the same for equal nouns."""
+    if dataclasses.is_dataclass(value):
+        named = {field.name: _plain(getattr(value, field.name)) for field in _fields(value)}
+        return {"is": type(value).__name__, **named}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, AbstractSet):
+        return sorted(str(item) for item in value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    # 1 and 1.0 are the same weight, whichever the file says.
+    return float(value) if type(value) is int else value
+
+
+def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:  # noqa: ANN401
+    return dataclasses.fields(value)
+
+
+def _faults(file: PolicyFile, document: Document) -> Iterator[Fault]:
+    """Everything wrong that one field alone does not show, in the order of the file."""
+    if file.active.cron is not None and (problem := _cron_problem(file.active.cron)):
+        yield document.fault(("active", "cron"), problem, 'expected such as "*/5 8-19 * * mon-fri"')
+    kinds = Counter[str]()
+    for index, goal in enumerate(file.goals):
+        kinds[goal.goal] += 1
+        if kinds[goal.goal] == 2:
+            yield document.fault(
+                ("goals", index),
+                f"a second goal {goal.goal}",
+                "each kind of goal may be given once",
+            )
+        yield from _goal_faults(goal, ("goals", index), document)
+    names = Counter[str]()
+    for index, rule in enumerate(file.rules):
+        if rule.name is not None:
+            names[rule.name] += 1
+            if names[rule.name] > 1:
+                yield document.fault(
+                    ("rules", index, "name"),
+                    f"another rule is named {rule.name!r} already",
+                    "names of rules must differ",
+                )
+        yield from _rule_faults(rule, ("rules", index), document)
+    if not file.migration.allow:
+        yield document.fault(
+            ("migration", "allow"), "allows nothing", "expected at least one mode, such as live"
+        )
+
+
+def _goal_faults(
+    goal: GoalSection, path: tuple[str | int, ...], document: Document
+) -> Iterator[Fault]:
+    if isinstance(goal, BalanceSection) and not (goal.resources.cpu or goal.resources.memory):
+        yield document.fault(
+            (*path, "resources"), "every weight is 0", "expected one above 0, or no balance goal"
+        )
+    if isinstance(goal, GeographySection):
+        by_latency = goal.criterion is GeographyCriterion.LATENCY
+        if goal.users is not None and not by_latency:
+            yield document.fault(
+                (*path, "users"),
+                f"has no meaning with criterion {goal.criterion}",
+                "expected only with criterion latency",
+            )
+        if goal.users is None and by_latency:
+            yield document.fault(
+                (*path, "users"),
+                "this key is missing",
+                "expected the site or group of users to be near to",
+            )
+
+
+def _rule_faults(
+    rule: RuleSection, path: tuple[str | int, ...], document: Document
+) -> Iterator[Fault]:
+    grouped = isinstance(rule, SpreadSection | TogetherSection) and rule.by is not None
+    selectors: list[tuple[str, FileModel]] = [] if grouped else [("vms", rule.vms)]
+    if isinstance(rule, FenceSection):
+        selectors.append(("to", rule.to))
+    if isinstance(rule, BanSection):
+        selectors.append(("hosts", rule.hosts))
+    for key, selector in selectors:
+        if not _says_something(selector):
+            what = "VM" if key == "vms" else "host"
+            yield document.fault(
+                (*path, key),
+                f"selects every {what}",
+                f'write names: "*" if that is meant, or say which {what}s',
+            )
+
+
+def _says_something(selector: FileModel) -> bool:
+    return any(getattr(selector, name) for name in type(selector).model_fields)
+
+
+def _cron_problem(expression: str) -> str:
+    fields = expression.split()
+    if len(fields) == 5 and any(char.isdigit() for char in fields[4]):
+        # To cron 0 is Sunday, to the scheduler Monday: a number would be off by a day.
+        return "days of the week must be names, because 0 does not mean the same day everywhere"
+    try:
+        CronTrigger.from_crontab(expression, timezone="UTC")
+    except (ValueError, TypeError, KeyError) as error:
+        return f"not a cron expression: {error}"
+    return ""
+
+
+def _rule_names(rules: Sequence[RuleSection]) -> list[str]:
+    """Name every rule; what the file does not name is named after what it says."""
+    taken = {rule.name for rule in rules if rule.name is not None}
+    names: list[str] = []
+    for rule in rules:
+        name = rule.name if rule.name is not None else _untaken(rule.title(), taken)
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _untaken(title: str, taken: AbstractSet[str | None]) -> str:
+    if title not in taken:
+        return title
+    numbers = range(2, len(taken) + 3)
+    return next(name for n in numbers if (name := f"{title} ({n})") not in taken)
+
+
+def _policy(file: PolicyFile) -> Policy:
+    names = _rule_names(file.rules)
+    policy = Policy(
+        name=file.name,
+        applies=file.applies.hosts.noun(),
+        active=Schedule(cron=file.active.cron),
+        goals=tuple(goal.noun() for goal in file.goals),
+        rules=tuple(rule.noun(name) for rule, name in zip(file.rules, names, strict=True)),
+        headroom=file.headroom.noun(),
+        overcommit=file.overcommit.noun(),
+        trigger=file.trigger.noun() if file.trigger else None,
+        limits=file.limits.noun(),
+        migration=file.migration.noun(),
+    )
+    return dataclasses.replace(policy, fingerprint=fingerprint_of(policy))

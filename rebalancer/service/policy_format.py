@@ -1,0 +1,244 @@
+"""How a policy is written: the sections of the YAML file, their keys, defaults and bounds.
+
+Each section turns itself into its noun. The defaults are the nouns' own, from `cluster.policy`, so
+that a short file, a policy made in Python and `docs/policies.md` mean the same. Rules are in
+`rule_format`; what more than one field is needed to see is checked in `policy_file`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rebalancer.cluster.inventory import Mode
+from rebalancer.cluster.policy import (
+    BalanceGoal,
+    DrainGoal,
+    GeographyCriterion,
+    GeographyGoal,
+    Goal,
+    Headroom,
+    Limits,
+    MigrationPermissions,
+    MovementGoal,
+    Overcommit,
+    PowerGoal,
+    Trigger,
+)
+from rebalancer.files import FileModel, Ratio, Seconds
+from rebalancer.service.rule_format import AtLeastOne, HostSelectorSection, RuleSection
+
+type Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+type Tier = Annotated[int, Field(ge=0, le=100)]
+
+_HEADROOM, _OVERCOMMIT, _TRIGGER = Headroom(), Overcommit(), Trigger()
+_LIMITS, _MIGRATION = Limits(), MigrationPermissions()
+_BALANCE, _POWER, _GEOGRAPHY = BalanceGoal(), PowerGoal(), GeographyGoal()
+_MOVEMENT, _DRAIN = MovementGoal(), DrainGoal()
+
+
+class AppliesSection(FileModel):
+    """What the policy looks after."""
+
+    hosts: HostSelectorSection = HostSelectorSection()
+    """Only these hosts and the VMs on them."""
+
+
+class ActiveSection(FileModel):
+    """When the daemon runs the policy."""
+
+    cron: str | None = None
+    """Five fields, days of the week by name."""
+
+
+class BalanceResources(FileModel):
+    """How much each resource counts in a host's load."""
+
+    cpu: Weight = _BALANCE.cpu_weight
+    """Weight of CPU."""
+    memory: Weight = _BALANCE.memory_weight
+    """Weight of memory."""
+
+
+class BalanceSection(FileModel):
+    """Even out relative load."""
+
+    goal: Literal["balance"]
+    tier: Tier = _BALANCE.tier
+    weight: Weight = _BALANCE.weight
+    resources: BalanceResources = BalanceResources()
+
+    def noun(self) -> Goal:
+        """Return the goal that this means."""
+        return BalanceGoal(
+            tier=self.tier,
+            weight=self.weight,
+            cpu_weight=self.resources.cpu,
+            memory_weight=self.resources.memory,
+        )
+
+
+class PowerSection(FileModel):
+    """Use fewer watts."""
+
+    goal: Literal["power"]
+    tier: Tier = _POWER.tier
+    weight: Weight = _POWER.weight
+    min_awake: AtLeastOne = _POWER.min_awake
+
+    def noun(self) -> Goal:
+        """Return the goal that this means."""
+        return PowerGoal(tier=self.tier, weight=self.weight, min_awake=self.min_awake)
+
+
+class GeographySection(FileModel):
+    """Prefer some sites."""
+
+    goal: Literal["geography"]
+    tier: Tier = _GEOGRAPHY.tier
+    weight: Weight = _GEOGRAPHY.weight
+    criterion: GeographyCriterion = _GEOGRAPHY.criterion
+    users: Annotated[str, Field(min_length=1)] | None = _GEOGRAPHY.users
+
+    def noun(self) -> Goal:
+        """Return the goal that this means."""
+        return GeographyGoal(
+            tier=self.tier, weight=self.weight, criterion=self.criterion, users=self.users
+        )
+
+
+class MovementSection(FileModel):
+    """Move little."""
+
+    goal: Literal["movement"]
+    tier: Tier = _MOVEMENT.tier
+    weight: Weight = _MOVEMENT.weight
+
+    def noun(self) -> Goal:
+        """Return the goal that this means."""
+        return MovementGoal(tier=self.tier, weight=self.weight)
+
+
+class DrainSection(FileModel):
+    """Empty the draining hosts."""
+
+    goal: Literal["drain"]
+    tier: Tier = _DRAIN.tier
+    weight: Weight = _DRAIN.weight
+
+    def noun(self) -> Goal:
+        """Return the goal that this means."""
+        return DrainGoal(tier=self.tier, weight=self.weight)
+
+
+type GoalSection = Annotated[
+    BalanceSection | PowerSection | GeographySection | MovementSection | DrainSection,
+    Field(discriminator="goal"),
+]
+
+
+class HeadroomSection(FileModel):
+    """What is left free on every host."""
+
+    cpu: Annotated[Ratio, Field(lt=1)] = _HEADROOM.cpu_ratio
+    memory: Annotated[Ratio, Field(lt=1)] = _HEADROOM.memory_ratio
+    host_failures: Annotated[int, Field(ge=0, le=1000)] = _HEADROOM.host_failures
+
+    def noun(self) -> Headroom:
+        """Return the headroom that this means."""
+        return Headroom(
+            cpu_ratio=self.cpu, memory_ratio=self.memory, host_failures=self.host_failures
+        )
+
+
+class OvercommitSection(FileModel):
+    """How much more than it has a host may promise."""
+
+    cpu: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = _OVERCOMMIT.cpu
+    memory: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = _OVERCOMMIT.memory
+
+    def noun(self) -> Overcommit:
+        """Return the overcommit that this means."""
+        return Overcommit(cpu=self.cpu, memory=self.memory)
+
+
+class TriggerSection(FileModel):
+    """When anything moves at all."""
+
+    spread: Ratio = _TRIGGER.spread_ratio
+    hot: Ratio = _TRIGGER.hot_ratio
+    for_cycles: AtLeastOne = _TRIGGER.for_cycles
+    min_gain: Ratio = _TRIGGER.min_gain_ratio
+
+    def noun(self) -> Trigger:
+        """Return the trigger that this means."""
+        return Trigger(
+            spread_ratio=self.spread,
+            hot_ratio=self.hot,
+            for_cycles=self.for_cycles,
+            min_gain_ratio=self.min_gain,
+        )
+
+
+class LimitsSection(FileModel):
+    """Caps on one plan."""
+
+    migrations: Annotated[int, Field(ge=0, le=1_000_000)] | None = _LIMITS.migrations
+    per_host_out: AtLeastOne = _LIMITS.per_host_out
+    per_host_in: AtLeastOne = _LIMITS.per_host_in
+    cluster: AtLeastOne = _LIMITS.cluster
+    link_share: Annotated[Ratio, Field(gt=0)] = _LIMITS.link_share
+    cooldown: Seconds = _LIMITS.cooldown_seconds
+    reverse_ban: Seconds = _LIMITS.reverse_ban_seconds
+
+    def noun(self) -> Limits:
+        """Return the limits that this means."""
+        return Limits(
+            migrations=self.migrations,
+            per_host_out=self.per_host_out,
+            per_host_in=self.per_host_in,
+            cluster=self.cluster,
+            link_share=self.link_share,
+            cooldown_seconds=self.cooldown,
+            reverse_ban_seconds=self.reverse_ban,
+        )
+
+
+class MigrationSection(FileModel):
+    """How VMs may be moved, and what that may cost their guests."""
+
+    allow: tuple[Mode, ...] = tuple(sorted(_MIGRATION.allow))
+    max_downtime: Annotated[Seconds, Field(gt=0)] = _MIGRATION.max_downtime_seconds
+    max_suspend: Annotated[Seconds, Field(gt=0)] = _MIGRATION.max_suspend_seconds
+    max_duration: Annotated[Seconds, Field(gt=0)] = _MIGRATION.max_duration_seconds
+
+    def noun(self) -> MigrationPermissions:
+        """Return the permissions that this means."""
+        # Who lets a running VM be stopped to move it lets a stopped one be moved.
+        implied = {Mode.OFFLINE} if Mode.COLD in self.allow else set()
+        return MigrationPermissions(
+            allow=frozenset(self.allow) | implied,
+            max_downtime_seconds=self.max_downtime,
+            max_suspend_seconds=self.max_suspend,
+            max_duration_seconds=self.max_duration,
+        )
+
+
+class PolicyFile(FileModel):
+    """A policy as its file says it."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    applies: AppliesSection = AppliesSection()
+    active: ActiveSection = ActiveSection()
+    goals: tuple[GoalSection, ...] = (
+        BalanceSection(goal="balance"),
+        MovementSection(goal="movement"),
+    )
+    rules: tuple[RuleSection, ...] = ()
+    headroom: HeadroomSection = HeadroomSection()
+    overcommit: OvercommitSection = OvercommitSection()
+    trigger: TriggerSection | None = TriggerSection()
+    limits: LimitsSection = LimitsSection()
+    migration: MigrationSection = MigrationSection()

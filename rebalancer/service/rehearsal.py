@@ -1,0 +1,110 @@
+"""`rebalancer simulate`: plan and roll out a scenario in memory, and see whether it comes true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebalancer.cluster.inventory import Snapshot
+from rebalancer.cluster.plan import Outcome, Plan
+from rebalancer.errors import ExitCode
+from rebalancer.rollout.executor import Settings as RolloutSettings
+from rebalancer.rollout.executor import execute
+from rebalancer.rollout.journal import Journal
+from rebalancer.service import exit_codes, options
+from rebalancer.service.access import policy_of, simulated
+from rebalancer.service.plan_file import plan_to_json, write_plan
+from rebalancer.service.report import Format, render_outcomes, render_plan
+from rebalancer.service.session import Session, open_session, plan_for
+from rebalancer.service.verdict import stuck_on_draining
+from rebalancer.simulation.clock import VirtualClock
+from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.expectations import check
+from rebalancer.simulation.scenario import Scenario, read_scenario
+from rebalancer.simulation.simulated_driver import SimulatedDriver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rehearsal:
+    """A scenario that was carried through, and everything in which it disappointed."""
+
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    datacentre: Datacentre
+    before: Snapshot
+    after: Snapshot
+    exit_code: ExitCode
+    """What `apply` would have ended with."""
+    unmet: tuple[str, ...]
+
+
+def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
+    """Plan for a scenario, roll the plan out in virtual time, and check what was expected."""
+    datacentre = scenario.build()
+    access, policy = simulated(scenario, datacentre), policy_of(scenario)
+    clock = VirtualClock(datacentre)
+    before = access.source.observe()
+    plan = plan_for(session, access, before, policy).plan
+    outcomes: tuple[Outcome, ...] = ()
+    if plan.migrations:
+        with Journal.open("sqlite://", clock) as journal:
+            outcomes = execute(
+                plan,
+                driver=SimulatedDriver(datacentre),
+                clock=clock,
+                journal=journal,
+                snapshot=before,
+                settings=RolloutSettings.of(policy),
+                plan_text=plan_to_json(plan),
+            ).outcomes
+    after = access.source.observe()
+    code = exit_codes.for_rollout(outcomes) if outcomes else exit_codes.for_plan(plan)
+    code = exit_codes.for_drain(code, left=len(stuck_on_draining(before, plan.unmoved)))
+    return Rehearsal(
+        plan=plan,
+        outcomes=outcomes,
+        datacentre=datacentre,
+        before=before,
+        after=after,
+        exit_code=code,
+        unmet=check(scenario.expect, plan, outcomes, before, after, exit_code=code),
+    )
+
+
+def simulate(
+    scenario_file: Annotated[Path, typer.Argument(metavar="SCENARIO")],
+    config: options.Config = None,
+    plan_out: Annotated[
+        Path | None, typer.Option("--plan-out", help="Save the plan here as JSON.")
+    ] = None,
+    output: options.Output = Format.TABLE,
+    wide: options.Wide = False,
+) -> ExitCode:
+    """Plan for a simulated cluster, roll the plan out there, compare with what is expected.
+
+    Ends with 0 if everything that the scenario expects came true, with 1 otherwise.
+    """
+    session = open_session(config)
+    scenario = read_scenario(scenario_file)
+    done = rehearse(session, scenario)
+    if plan_out is not None:
+        write_plan(done.plan, plan_out)
+    if output is not Format.JSON:
+        render_plan(done.plan, output, session.out, wide=wide)
+    render_outcomes(done.plan, done.outcomes, output, session.out)
+    for line in _closing(done):
+        session.err.print(line, highlight=False, markup=False)
+    return ExitCode.ERROR if done.unmet else ExitCode.SUCCESS
+
+
+def _closing(done: Rehearsal) -> Iterator[str]:
+    took = (done.datacentre.now - done.plan.created_at).total_seconds()
+    yield f"simulated {took:.0f} s; planned {done.plan.makespan_seconds:.0f} s"
+    if not done.unmet:
+        yield "everything that the scenario expects came true"
+    for unmet in done.unmet:
+        yield f"not as expected: {unmet}"

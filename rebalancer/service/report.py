@@ -1,0 +1,141 @@
+"""The faces of the program: what each command writes, as tables, Markdown or JSON.
+
+What is said about a plan is in `plan_report`, what about everything else in `account`, how it is
+laid out in `layout`. Tables are for people and may change; JSON is for programs and has a
+`schema_version`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+
+from rich.console import Console
+
+from rebalancer.cluster.inventory import Snapshot
+from rebalancer.cluster.plan import Outcome, Plan
+from rebalancer.service.account import (
+    HistoryRow,
+    Status,
+    history_blocks,
+    outcomes_blocks,
+    outcomes_tree,
+    settings_blocks,
+    snapshot_blocks,
+    status_blocks,
+)
+from rebalancer.service.config import EffectiveSetting
+from rebalancer.service.layout import Block, print_blocks, to_markdown
+from rebalancer.service.plan_file import plan_to_json
+from rebalancer.service.plan_report import plan_blocks
+
+
+class Format(StrEnum):
+    """What a command writes to standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+def render_plan(
+    plan: Plan,
+    output: Format,
+    console: Console,
+    *,
+    wide: bool = False,
+    commands: bool = False,
+    apply_with: str = "",
+) -> None:
+    """Write a plan.
+
+    `wide` shows every host and step, however many; `commands` adds what a human would type;
+    `apply_with` is the command that would carry the plan out, if it was saved.
+    """
+    if output is Format.JSON:
+        _write(plan_to_json(plan), console)
+        return
+    _render(plan_blocks(plan, wide=wide, commands=commands, apply_with=apply_with), output, console)
+
+
+def render_outcomes(
+    plan: Plan, outcomes: Sequence[Outcome], output: Format, console: Console
+) -> None:
+    """Write how the migrations of a plan ended, beside what was predicted."""
+    if output is Format.JSON:
+        _write_json(outcomes_tree(plan, outcomes), console)
+    else:
+        _render(outcomes_blocks(plan, outcomes), output, console)
+
+
+def render_snapshot_summary(
+    snapshot: Snapshot, output: Format, console: Console, *, wide: bool = False
+) -> None:
+    """Write what a cluster consists of, in short; its JSON is `collect.snapshot_file`'s."""
+    _render(snapshot_blocks(snapshot, wide=wide), output, console)
+
+
+def render_history(rows: Sequence[HistoryRow], output: Format, console: Console) -> None:
+    """Write past rollouts in the order given."""
+    if output is Format.JSON:
+        _write_json({"rollouts": rows}, console)
+    else:
+        _render(history_blocks(rows), output, console)
+
+
+def render_status(status: Status, output: Format, console: Console) -> None:
+    """Write what is going on now."""
+    if output is Format.JSON:
+        _write_json(status, console)
+    else:
+        _render(status_blocks(status), output, console)
+
+
+def render_settings(rows: Sequence[EffectiveSetting], output: Format, console: Console) -> None:
+    """Write the settings in force and where each comes from."""
+    if output is Format.JSON:
+        _write_json({"settings": rows}, console)
+    else:
+        _render(settings_blocks(rows), output, console)
+
+
+def _render(blocks: Iterable[Block], output: Format, console: Console) -> None:
+    if output is Format.MARKDOWN:
+        _write(to_markdown(blocks), console)
+    else:
+        print_blocks(blocks, console)
+
+
+def _write(text: str, console: Console) -> None:
+    """Write as it is what machines read: rich would wrap it and colour its brackets."""
+    if console.options.ascii_only:
+        text = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+    console.file.write(text)
+    console.file.flush()
+
+
+def _write_json(value: object, console: Console) -> None:
+    tree = _plain(value)
+    assert isinstance(tree, dict)
+    text = json.dumps({"schema_version": 1, **tree}, indent=2, ensure_ascii=False, allow_nan=False)
+    _write(text + "\n", console)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: _plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

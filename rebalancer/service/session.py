@@ -1,0 +1,177 @@
+"""What every command does before its own work: settings, cluster, policy, observation, plan."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import shlex
+import socket
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import sqlalchemy as sa
+from rich.console import Console
+
+from rebalancer.cluster.inventory import HostId, HostState, Snapshot, VmState
+from rebalancer.cluster.policy import Policy
+from rebalancer.errors import UsageError
+from rebalancer.rollout.driver import Clock
+from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.records import DrainMark
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.clock import SystemClock
+from rebalancer.service.config import Settings, journal_url, load_settings
+from rebalancer.service.cycle import Cycle, Request, run_cycle
+from rebalancer.service.policy_file import parse_policy, read_policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One run of the command: its settings, and where it writes to."""
+
+    settings: Settings
+    out: Console
+    """Results."""
+    err: Console
+    """Everything else: progress, remarks."""
+
+    @contextmanager
+    def journal(self, clock: Clock | None = None) -> Iterator[Journal]:
+        """Open the journal, and make it if it is not there."""
+        with Journal.open(journal_url(self.settings), clock or SystemClock()) as journal:
+            yield journal
+
+    @contextmanager
+    def existing_journal(self) -> Iterator[Journal | None]:
+        """Open the journal if there is one: looking does not leave a file behind."""
+        url = sa.make_url(journal_url(self.settings))
+        is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+        if is_file and not Path(str(url.database)).exists():
+            yield None
+        else:
+            with self.journal() as journal:
+                yield journal
+
+
+def open_session(config: Path | None, **flags: object) -> Session:
+    """Read the settings; flags go by dotted key, with `__` for the dot."""
+    given = {key.replace("__", "."): value for key, value in flags.items()}
+    return Session(
+        settings=load_settings(config, given),
+        out=Console(soft_wrap=False),
+        err=Console(stderr=True),
+    )
+
+
+def policy_for(session: Session, access: ReadAccess, named: Path | None) -> Policy:
+    """Find the policy in force: the one named, the scenario's, the configured one, the default."""
+    if named is not None:
+        return read_policy(named)
+    if access.own_policy is not None:
+        return access.own_policy
+    if session.settings.policy is not None:
+        return read_policy(session.settings.policy)
+    return parse_policy({"schema_version": 1, "name": "default"}, origin="the default policy")
+
+
+def drain_marks(session: Session, cluster: str) -> dict[HostId, DrainMark]:
+    """The hosts of a cluster that their operator wants empty, as the journal has it."""
+    with session.existing_journal() as journal:
+        return journal.drains(cluster) if journal is not None else {}
+
+
+def observe(
+    session: Session, access: ReadAccess, *, probe: bool = False, also_drain: Collection[str] = ()
+) -> Snapshot:
+    """Look at the cluster; hosts that are to be drained are draining in what is returned."""
+    snapshot = access.source.observe()
+    marked = drain_marks(session, snapshot.cluster) if access.is_real else {}
+    snapshot = with_draining(snapshot, {*marked, *hosts_named(snapshot, also_drain)})
+    return with_dirty_rates(snapshot, access) if probe else snapshot
+
+
+def hosts_named(snapshot: Snapshot, names: Collection[str]) -> tuple[HostId, ...]:
+    """Find hosts by name or id; raise `UsageError` that names every one that is not there."""
+    found = {host.name: host.id for host in snapshot.hosts} | {
+        host.id: host.id for host in snapshot.hosts
+    }
+    if missing := [name for name in names if name not in found]:
+        known = ", ".join(sorted(host.name for host in snapshot.hosts)[:20])
+        raise UsageError(
+            f"no host called {', '.join(missing)} in cluster {snapshot.cluster}; it has {known}"
+        )
+    return tuple(found[name] for name in names)
+
+
+def with_draining(snapshot: Snapshot, hosts: Collection[HostId]) -> Snapshot:
+    """Say that these hosts are draining, where they work at all."""
+    return replace(
+        snapshot,
+        hosts=tuple(
+            replace(host, state=HostState.DRAINING, state_reason="to be drained")
+            if host.id in hosts and host.state is HostState.UP
+            else host
+            for host in snapshot.hosts
+        ),
+    )
+
+
+def with_dirty_rates(snapshot: Snapshot, access: ReadAccess) -> Snapshot:
+    """Measure dirty rates of the running VMs and put them into the snapshot."""
+    if access.probe is None:
+        raise UsageError("--probe measures running guests; a snapshot file has none")
+    candidates = [vm.id for vm in snapshot.vms if vm.state is VmState.RUNNING and vm.can_move]
+    measured = access.probe().probe(candidates)
+    return replace(
+        snapshot,
+        vms=tuple(
+            replace(
+                vm,
+                dirty_bytes_per_second=rate.bytes_per_second,
+                working_set_bytes=rate.working_set_bytes,
+            )
+            if (rate := measured.get(vm.id)) is not None
+            else vm
+            for vm in snapshot.vms
+        ),
+    )
+
+
+def plan_for(session: Session, access: ReadAccess, snapshot: Snapshot, policy: Policy) -> Cycle:
+    """Take a snapshot through all stages up to the plan."""
+    now = access.clock.now()
+    request = Request(
+        plan_id=f"{SystemClock().now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+        creator=who_is_asking(),
+        now=now,
+        ttl_seconds=session.settings.plan.ttl_seconds,
+        solve_seconds=session.settings.placement.time_limit_seconds,
+        seconds_passed=time.monotonic,
+        uris=access.uris,
+    )
+    return run_cycle(snapshot, policy, request)
+
+
+def apply_command(plan_file: Path | None, **options: Path | None) -> str:
+    """Say how a saved plan is carried out, with what it was made with; empty if it was not."""
+    if plan_file is None:
+        return ""
+    given = [
+        word
+        for name, value in options.items()
+        if value is not None
+        for word in (f"--{name}", str(value))
+    ]
+    return shlex.join(["rebalancer", "apply", str(plan_file), *given, "--yes"])
+
+
+def who_is_asking() -> str:
+    """Name the person and machine for the record: `root@mgmt1`."""
+    try:
+        user = getpass.getuser()
+    except OSError:  # no such user in the password database, as in some containers
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,126 @@
+"""What a cycle came to, in one sentence: an operator reads it first, and often only it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rebalancer.cluster.demand import Demand
+from rebalancer.cluster.inventory import HostState, Snapshot
+from rebalancer.cluster.plan import (
+    Objective,
+    Placement,
+    Plan,
+    SolveStatus,
+    Unmoved,
+    Unsolved,
+    Verdict,
+    VerdictKind,
+)
+from rebalancer.cluster.policy import BalanceGoal, MovementGoal, Policy, Trigger
+from rebalancer.cluster.violations import hard_violations
+from rebalancer.placement.imbalance import Imbalance
+
+GIB = 1024**3
+
+
+def is_quiet(snapshot: Snapshot, demand: Demand, policy: Policy, load: Imbalance) -> bool:
+    """Whether nothing calls for a plan: nothing drains, no rule is broken, load is even enough.
+
+    Only balance has a threshold: a policy with another goal is always worth a solve.
+    """
+    only_balance = all(isinstance(goal, BalanceGoal | MovementGoal) for goal in policy.goals)
+    return (
+        policy.trigger is not None
+        and only_balance
+        and not drains(snapshot)
+        and not exceeds(load, policy.trigger)
+        and not hard_violations(snapshot, policy, demand, snapshot.assignment)
+    )
+
+
+def exceeds(load: Imbalance, trigger: Trigger) -> bool:
+    """Whether load is uneven or high enough for the policy to want a plan."""
+    spread = max(load.spread_cpu_ratio, load.spread_memory_ratio)
+    return spread > trigger.spread_ratio or load.hottest_ratio > trigger.hot_ratio
+
+
+def drains(snapshot: Snapshot) -> bool:
+    """Whether a draining host still has VMs."""
+    return any(
+        host.state is HostState.DRAINING and snapshot.vms_by_host[host.id]
+        for host in snapshot.hosts
+    )
+
+
+def stay(snapshot: Snapshot) -> Placement:
+    """The placement that leaves everything where it is, for when nobody asked the solver."""
+    nothing = Objective(
+        before=0.0, after=0.0, bound=0.0, status=SolveStatus.UNCHANGED, solve_seconds=0.0
+    )
+    return Placement(assignment=snapshot.assignment, objective=nothing)
+
+
+def judge(
+    snapshot: Snapshot, policy: Policy, load: Imbalance, placement: Placement | Unsolved, plan: Plan
+) -> Verdict:
+    """Put the outcome of a cycle into a sentence with numbers."""
+    if isinstance(placement, Unsolved):
+        why = "; ".join(conflict.text for conflict in placement.conflicts)
+        return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: {why}")
+    stuck = stuck_on_draining(snapshot, plan.unmoved)
+    if plan.migrations:
+        return Verdict(kind=VerdictKind.MOVES, text=_moves(plan) + _but(snapshot, stuck))
+    if stuck or plan.unmoved:
+        names = _names(snapshot, stuck or plan.unmoved)
+        return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: cannot move {names}")
+    trigger = policy.trigger
+    if trigger is None or not exceeds(load, trigger) or drains(snapshot):
+        return Verdict(kind=VerdictKind.BALANCED, text=f"balanced: {_load(load)}")
+    gain = f"gains {trigger.min_gain_ratio:.0%} or more"
+    if _is_proved_good(placement.objective, trigger):
+        text = f"balanced as far as can be: {_load(load)}; it is proved that no placement {gain}"
+        return Verdict(kind=VerdictKind.BALANCED, text=text)
+    text = f"no gain: {_load(load)}, and no placement was found that {gain}"
+    return Verdict(kind=VerdictKind.NO_GAIN, text=text)
+
+
+def _is_proved_good(objective: Objective, trigger: Trigger) -> bool:
+    """Whether the bound leaves less to be gained than the policy would move VMs for."""
+    possible = objective.before - objective.bound
+    return possible <= trigger.min_gain_ratio * objective.before
+
+
+def stuck_on_draining(snapshot: Snapshot, unmoved: Iterable[Unmoved]) -> tuple[Unmoved, ...]:
+    """Those of the unmoved VMs that should leave a draining host."""
+    return tuple(
+        one
+        for one in unmoved
+        if snapshot.host_by_id[snapshot.vm_by_id[one.vm].host].state is HostState.DRAINING
+    )
+
+
+def _load(load: Imbalance) -> str:
+    return (
+        f"the fullest host is at {load.hottest_ratio:.2f}, hosts are up to "
+        f"{load.spread_cpu_ratio:.2f} (CPU) and {load.spread_memory_ratio:.2f} (memory) "
+        "off the mean"
+    )
+
+
+def _moves(plan: Plan) -> str:
+    moved = len({migration.vm for migration in plan.migrations})
+    gib = sum(migration.memory_bytes for migration in plan.migrations) / GIB
+    before = max((host.cpu_ratio_before for host in plan.hosts), default=0.0)
+    after = max((host.cpu_ratio_after for host in plan.hosts), default=0.0)
+    vms = "1 VM" if moved == 1 else f"{moved} VMs"
+    return f"move {vms} ({gib:.1f} GiB), peak CPU {before:.2f} → {after:.2f}"
+
+
+def _but(snapshot: Snapshot, stuck: tuple[Unmoved, ...]) -> str:
+    return f"; {_names(snapshot, stuck)} cannot leave" if stuck else ""
+
+
+def _names(snapshot: Snapshot, unmoved: Iterable[Unmoved], shown: int = 5) -> str:
+    names = sorted(snapshot.vm_by_id[one.vm].name for one in unmoved)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

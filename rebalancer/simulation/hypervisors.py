@@ -1,0 +1,368 @@
+"""What hypervisors do when they are asked something, and which error they answer with.
+
+Answers and error numbers are libvirt's, as far as a rollout can meet them. Nothing in here
+protects anybody from harm that real hypervisors would not prevent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rebalancer.cluster.compatibility import misfits
+from rebalancer.cluster.inventory import HostId, VmId, VmState
+from rebalancer.rollout.driver import (
+    Abort,
+    Command,
+    CopyDefinition,
+    Failed,
+    HostView,
+    Look,
+    Migrate,
+    MoveDefinition,
+    Pause,
+    ReadProgress,
+    ReadResult,
+    Reply,
+    Resume,
+    Returned,
+    SetAutostart,
+    SetBandwidth,
+    SetMaxDowntime,
+    ShutDown,
+    Sighting,
+    Start,
+    StateReason,
+    SwitchToPostCopy,
+    Undefine,
+    Unreachable,
+)
+from rebalancer.simulation import fault_effects
+from rebalancer.simulation.calls import Call, ErrorCode, failure
+from rebalancer.simulation.faults import FaultKind, Stage
+from rebalancer.simulation.hosts import Domain, SimulatedHost
+from rebalancer.simulation.migration import SimulatedMigration
+
+if TYPE_CHECKING:
+    from rebalancer.simulation.datacentre import Datacentre
+
+OK = Returned()
+
+
+def hosts_asked(command: Command) -> tuple[HostId, ...]:
+    """Return the hosts that the controller itself talks to for a command."""
+    match command:
+        case Look():
+            return command.hosts
+        case CopyDefinition():
+            return command.host, command.target
+        case _:
+            return (command.host,)
+
+
+def receive(world: Datacentre, call: Call) -> None:
+    """Let a call arrive, or not, and be carried out a moment later."""
+    command = call.command
+    if isinstance(command, Look):
+        _receive_look(world, call, command)
+        return
+    silent = [host for host in hosts_asked(command) if not world.answers(host)]
+    if silent:
+        error = failure(
+            ErrorCode.SYSTEM_ERROR,
+            f"unable to connect to server at '{silent[0]}': No route to host",
+        )
+        world.schedule(world.timings.connect_seconds, lambda: call.give(error))
+    elif not _hangs(world, call):
+        world.schedule(world.timings.call_seconds, lambda: _carry_out(world, call))
+
+
+def _hangs(world: Datacentre, call: Call) -> bool:
+    """Let faults strike the call; whether it hangs without being carried out."""
+    command, hangs = call.command, False
+    operation = type(command).__name__
+    for fault in world.faults.take(Stage.CALL, command.vm, hosts_asked(command), operation):
+        if fault.kind in (FaultKind.CALL_HANGS, FaultKind.REPLY_LOST):
+            call.is_lost = True
+            hangs = hangs or fault.kind is FaultKind.CALL_HANGS
+        else:
+            fault_effects.strike(world, fault, world.migration_of(command.vm))
+    return hangs
+
+
+def _receive_look(world: Datacentre, call: Call, command: Look) -> None:
+    hung = {
+        host for host in command.hosts if world.faults.take(Stage.CALL, command.vm, (host,), "Look")
+    }
+    views: dict[HostId, HostView] = {host: Unreachable(why="no answer in time") for host in hung}
+    silent = any(not world.answers(host) for host in command.hosts)
+    slow = world.timings.connect_seconds if silent or hung else world.timings.call_seconds
+
+    def look() -> None:
+        for host in command.hosts:
+            views.setdefault(host, _view(world, host, command.vm))
+        call.give(Returned(value=Sighting(vm=command.vm, views=views, seen_at=world.now)))
+
+    world.schedule(slow, look)
+
+
+def _view(world: Datacentre, host: HostId, vm: VmId) -> HostView:
+    if host not in world.hosts:
+        return Unreachable(why=f"no host {host} is known")
+    if not world.answers(host):
+        return Unreachable(why=f"unable to connect to server at '{host}': No route to host")
+    return world.hosts[host].view(vm)
+
+
+def _carry_out(world: Datacentre, call: Call) -> None:
+    migration = world.migration_of(call.command.vm)
+    if _is_frozen(world, migration) and not isinstance(call.command, ReadResult):
+        # QEMU hangs in its switch-over, and its monitor with it: nobody gets an answer.
+        call.is_lost = True
+        return
+    reply = _reply_to(world, call)
+    if reply is not None:
+        call.give(reply)
+
+
+def _is_frozen(world: Datacentre, migration: SimulatedMigration | None) -> bool:
+    return (
+        migration is not None
+        and migration.stage is Stage.SWITCH_OVER
+        and world.is_cut(*migration.hosts)
+    )
+
+
+def _reply_to(world: Datacentre, call: Call) -> Reply | None:
+    """Do what is asked. `None`: the answer comes when a migration ends."""
+    command = call.command
+    assert not isinstance(command, Look), "looking goes another way"
+    host = world.hosts[command.host]
+    domain = host.domains.get(command.vm)
+    if isinstance(command, ReadResult):
+        return Returned(value=world.results.get((command.host, command.vm)))
+    if domain is None:
+        return failure(ErrorCode.NO_DOMAIN, f"Domain not found: no domain {command.vm}")
+    match command:
+        case Migrate():
+            return _migrate(world, call, command, domain)
+        case Abort() | SetMaxDowntime() | SetBandwidth() | SwitchToPostCopy() | ReadProgress():
+            return _steer(world, command)
+        case Pause():
+            return _pause(world, host, domain)
+        case Resume():
+            return _resume(host, domain)
+        case ShutDown():
+            return _shut_down(world, host, domain)
+        case Start():
+            return _start(world, host, domain)
+        case Undefine() | SetAutostart():
+            return _change_definition(host, domain, command)
+        case CopyDefinition() | MoveDefinition():
+            return _copy_definition(world, host, domain, command)
+
+
+def _migrate(world: Datacentre, call: Call, command: Migrate, domain: Domain) -> Reply | None:
+    refusal = _refusal(world, command, domain)
+    if refusal is not None:
+        return refusal
+    if world.is_cut(command.host, command.target):
+        error = failure(
+            ErrorCode.SYSTEM_ERROR,
+            f"unable to connect to server at '{command.target}:16509': No route to host",
+        )
+        world.schedule(world.timings.connect_seconds, lambda: call.give(error))
+        return None
+    world.begin_migration(SimulatedMigration(world, command, call))
+    return None
+
+
+def _refusal(world: Datacentre, command: Migrate, domain: Domain) -> Failed | None:
+    """Return why source or target will not even begin."""
+    source, target = world.hosts[command.host], world.hosts[command.target]
+    vm = world.guests[command.vm].vm
+    if source is target:
+        return failure(ErrorCode.INTERNAL, "Attempt to migrate guest to the same host")
+    if domain.process is None:
+        return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
+    if domain.job is not None:
+        return _busy(domain)
+    if vm.blockers:
+        return failure(ErrorCode.OPERATION_INVALID, f"cannot migrate domain: {vm.blockers[0]}")
+    if vm.local_disk_bytes:
+        return failure(ErrorCode.MIGRATE_UNSAFE, "Migration without shared storage is unsafe")
+    if reasons := misfits(vm, source.facts, target.facts):
+        return failure(ErrorCode.CONFIG_UNSUPPORTED, f"unsupported configuration: {reasons[0]}")
+    if clash := _name_clash(world, target, command.vm):
+        return clash
+    if not world.fits(target, vm.memory_bytes):
+        return failure(
+            ErrorCode.INTERNAL, "cannot set up guest memory 'pc.ram': Cannot allocate memory"
+        )
+    return None
+
+
+def _name_clash(world: Datacentre, target: SimulatedHost, vm: VmId) -> Failed | None:
+    name = world.guests[vm].vm.name
+    if name in target.foreign_names:
+        return failure(
+            ErrorCode.OPERATION_FAILED,
+            f"domain '{name}' already exists with uuid 00000000-0000-4000-8000-000000000000",
+        )
+    if target.process_of(vm):
+        return failure(ErrorCode.OPERATION_FAILED, f"domain '{name}' is already active")
+    return None
+
+
+def _busy(domain: Domain) -> Failed:
+    return failure(
+        ErrorCode.OPERATION_TIMEOUT,
+        f"cannot acquire state change lock (held by job '{domain.job}')",
+    )
+
+
+type Steering = Abort | SetMaxDowntime | SetBandwidth | SwitchToPostCopy | ReadProgress
+
+
+def _steer(world: Datacentre, command: Steering) -> Reply:
+    """Change, watch or end a migration that is under way."""
+    migration = world.migration_of(command.vm)
+    if migration is None or migration.source.id != command.host:
+        if isinstance(command, ReadProgress):
+            return Returned()
+        return failure(ErrorCode.OPERATION_INVALID, "no job is active on the domain")
+    match command:
+        case ReadProgress():
+            return Returned(value=migration.progress())
+        case Abort():
+            return _abort(migration)
+        case SetMaxDowntime():
+            migration.set_max_downtime(command.seconds)
+        case SetBandwidth():
+            migration.bytes_per_second = command.bytes_per_second
+            world.rates_changed()
+        case SwitchToPostCopy():
+            return _switch_to_post_copy(migration)
+    return OK
+
+
+def _abort(migration: SimulatedMigration) -> Reply:
+    if migration.stage in (Stage.REQUEST, Stage.TRANSFER):
+        migration.fail(
+            failure(
+                ErrorCode.OPERATION_ABORTED,
+                "operation aborted: migration out job: canceled by client",
+            )
+        )
+        return OK
+    if migration.stage is Stage.POST_COPY:
+        return failure(ErrorCode.OPERATION_INVALID, "cannot abort migration in post-copy mode")
+    return failure(ErrorCode.OPERATION_INVALID, "migration job is already completing")
+
+
+def _switch_to_post_copy(migration: SimulatedMigration) -> Reply:
+    if not migration.command.post_copy:
+        return failure(
+            ErrorCode.OPERATION_INVALID,
+            "switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY",
+        )
+    if migration.stage is not Stage.TRANSFER:
+        return failure(
+            ErrorCode.INTERNAL, "Enable postcopy with migrate_set_capability before the start"
+        )
+    migration.switch_to_post_copy()
+    return OK
+
+
+def _pause(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
+    process = domain.process
+    if process is None:
+        return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
+    if process.state is VmState.RUNNING:
+        host.set_state(domain.vm, VmState.PAUSED, StateReason.USER)
+        migration = world.migration_of(domain.vm)
+        if migration is not None and migration.source is host:
+            migration.pause_guest()
+    return OK
+
+
+def _resume(host: SimulatedHost, domain: Domain) -> Reply:
+    process = domain.process
+    if process is None:
+        return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
+    if process.state is VmState.RUNNING:
+        return failure(ErrorCode.OPERATION_INVALID, "domain is already running")
+    if domain.job is not None:
+        return _busy(domain)
+    host.set_state(domain.vm, VmState.RUNNING, StateReason.USER)
+    return OK
+
+
+def _shut_down(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
+    vm, process = domain.vm, domain.process
+    if process is None or process.state is not VmState.RUNNING:
+        return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
+    if domain.job is not None:
+        return _busy(domain)
+    ignores = world.faults.take(Stage.SHUT_DOWN, vm, (host.id,))
+
+    def end() -> None:
+        if domain.process is process:
+            host.end_process(vm, StateReason.USER)
+
+    if not ignores:
+        world.schedule(world.guests[vm].shutdown_seconds, end)
+    return OK
+
+
+def _start(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
+    vm = world.guests[domain.vm].vm
+    if domain.process is not None:
+        return failure(ErrorCode.OPERATION_INVALID, "domain is already running")
+    for fault in world.faults.take(Stage.START, vm.id, (host.id,)):
+        return failure(fault.code or ErrorCode.INTERNAL, fault.text or "process exited")
+    if vm.storage and world.record.running_on(vm.id):
+        return failure(ErrorCode.INTERNAL, 'Failed to get "write" lock')
+    if not world.fits(host, vm.memory_bytes):
+        return failure(
+            ErrorCode.INTERNAL, "cannot set up guest memory 'pc.ram': Cannot allocate memory"
+        )
+    host.begin_process(vm.id, vm.memory_bytes, VmState.RUNNING, StateReason.OTHER)
+    return OK
+
+
+def _change_definition(
+    host: SimulatedHost, domain: Domain, command: Undefine | SetAutostart
+) -> Reply:
+    if not domain.persistent:
+        verb = "undefine" if isinstance(command, Undefine) else "set autostart for"
+        return failure(ErrorCode.OPERATION_INVALID, f"cannot {verb} transient domain")
+    if isinstance(command, Undefine):
+        host.undefine(domain.vm)
+    else:
+        domain.autostart = command.enabled
+    return OK
+
+
+def _copy_definition(
+    world: Datacentre,
+    host: SimulatedHost,
+    domain: Domain,
+    command: CopyDefinition | MoveDefinition,
+) -> Reply:
+    target = world.hosts[command.target]
+    moves = isinstance(command, MoveDefinition)
+    if moves and domain.process is not None:
+        return failure(
+            ErrorCode.OPERATION_INVALID, "cannot perform offline migration on running domain"
+        )
+    if moves and world.is_cut(host.id, target.id):
+        return failure(
+            ErrorCode.SYSTEM_ERROR,
+            f"unable to connect to server at '{target.id}:16509': No route to host",
+        )
+    if clash := _name_clash(world, target, domain.vm):
+        return clash
+    target.define(domain.vm, domain.memory_bytes)
+    if moves and domain.persistent:
+        host.undefine(domain.vm)
+    return OK

@@ -1,0 +1,168 @@
+"""Bad input gets one clear message and the right exit code, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rebalancer.errors import ExitCode
+from tests.cli.conftest import Ran, Rebalancer
+
+SNAPSHOT = {
+    "schema_version": 1,
+    "cluster": "c",
+    "taken_at": "2026-11-23T00:00:00Z",
+    "hosts": [
+        {"id": "h1", "name": "h1", "cpu_cores": 4, "memory_bytes": 8_000_000_000},
+        {"id": "h2", "name": "h2", "cpu_cores": 4, "memory_bytes": 8_000_000_000},
+    ],
+    "vms": [{"id": "a", "name": "a", "host": "h1", "memory_bytes": 1_000_000_000}],
+}
+
+
+def refused(ran: Ran, code: ExitCode, *words: str) -> None:
+    """Check that a command said what is wrong, briefly, and ended as it should."""
+    assert ran.code == code, ran.err
+    assert ran.err.startswith("rebalancer: ")
+    assert "Traceback" not in ran.err
+    assert len(ran.err.splitlines()) < 25
+    for word in words:
+        assert word in ran.err
+
+
+def a_file(folder: Path, name: str, text: str) -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def snapshot_with(folder: Path, **changed: object) -> Path:
+    return a_file(folder, "snapshot.json", json.dumps(SNAPSHOT | changed))
+
+
+def test_an_unknown_option_is_a_usage_error(rebalancer: Rebalancer) -> None:
+    refused(rebalancer("plan", "--foo"), ExitCode.USAGE, "--foo")
+
+
+def test_no_command_at_all_is_a_usage_error(rebalancer: Rebalancer) -> None:
+    ran = rebalancer()
+
+    assert ran.code == ExitCode.USAGE
+    assert "Commands:" in ran.err
+
+
+def test_no_hosts_and_no_file_is_a_usage_error(rebalancer: Rebalancer) -> None:
+    refused(rebalancer("plan"), ExitCode.USAGE, "no hosts are configured")
+
+
+def test_an_unknown_key_in_a_policy_names_the_line_and_the_nearest_key(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    policy = a_file(
+        tmp_path,
+        "p.yaml",
+        "schema_version: 1\nname: x\ngoals:\n  - {goal: balance, wieght: 2}\n",
+    )
+
+    ran = rebalancer("plan", "--scenario", hotspot, "--policy", policy)
+
+    refused(ran, ExitCode.INVALID_FILE, "p.yaml:4:", "wieght", 'did you mean "weight"')
+
+
+def test_a_vm_on_an_unknown_host(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    vms = [{"id": "a", "name": "a", "host": "h9", "memory_bytes": 1}]
+
+    ran = rebalancer("plan", "--snapshot", snapshot_with(tmp_path, vms=vms))
+
+    refused(ran, ExitCode.INVALID_FILE, "$.vms[0].host", "h9")
+
+
+def test_negative_memory(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    vms = [{"id": "a", "name": "a", "host": "h1", "memory_bytes": -1}]
+
+    ran = rebalancer("plan", "--snapshot", snapshot_with(tmp_path, vms=vms))
+
+    refused(ran, ExitCode.INVALID_FILE, "$.vms[0].memory_bytes", "-1")
+
+
+def test_a_number_that_is_none(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    vms = [
+        {"id": "a", "name": "a", "host": "h1", "memory_bytes": 1, "cpu_used_cores": float("nan")}
+    ]
+
+    ran = rebalancer("plan", "--snapshot", snapshot_with(tmp_path, vms=vms))
+
+    refused(ran, ExitCode.INVALID_FILE, "$.vms[0].cpu_used_cores", "finite")
+
+
+def test_every_fault_of_a_file_is_told_at_once(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    vms = [
+        {"id": "a", "name": "a", "host": "h9", "memory_bytes": 1},
+        {"id": "b", "name": "b", "host": "h1", "memory_bytes": -1, "vcpu": 2},
+    ]
+
+    ran = rebalancer("plan", "--snapshot", snapshot_with(tmp_path, vms=vms))
+
+    refused(ran, ExitCode.INVALID_FILE, "$.vms[0].host", "$.vms[1].memory_bytes", "vcpu")
+
+
+def test_fifty_megabytes_of_garbage(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    file = tmp_path / "garbage.json"
+    file.write_bytes(os.urandom(1_000_000) * 50)
+
+    refused(rebalancer("plan", "--snapshot", file), ExitCode.INVALID_FILE, "garbage.json")
+
+
+def test_yaml_with_a_tab(rebalancer: Rebalancer, tmp_path: Path, hotspot: Path) -> None:
+    policy = a_file(tmp_path, "p.yaml", "schema_version: 1\nname: x\nlimits:\n\tmigrations: 1\n")
+
+    ran = rebalancer("plan", "--scenario", hotspot, "--policy", policy)
+
+    refused(ran, ExitCode.INVALID_FILE, "p.yaml:4:", "tab")
+
+
+def test_a_yaml_bomb(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+
+    ran = rebalancer("validate", a_file(tmp_path, "bomb.yaml", "\n".join(lines)))
+
+    refused(ran, ExitCode.INVALID_FILE, "bomb.yaml")
+
+
+@pytest.mark.parametrize("command", ["drain", "undrain"])
+def test_a_host_that_does_not_exist(rebalancer: Rebalancer, command: str, hotspot: Path) -> None:
+    ran = rebalancer(command, "h1", "nosuch", "--scenario", hotspot, "--yes")
+
+    refused(ran, ExitCode.USAGE, "nosuch")
+    assert "draining" not in rebalancer("status").out
+
+
+def test_a_plan_that_was_cut_short(rebalancer: Rebalancer, tmp_path: Path, hotspot: Path) -> None:
+    plan = tmp_path / "plan.json"
+    rebalancer("plan", "--scenario", hotspot, "--out", plan)
+    plan.write_text(plan.read_text()[:3000])
+
+    ran = rebalancer("apply", plan, "--scenario", hotspot, "--yes")
+
+    refused(ran, ExitCode.INVALID_FILE, "cut short")
+
+
+def test_a_plan_for_another_cluster(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path, drain_scenario: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    rebalancer("plan", "--scenario", hotspot, "--out", plan)
+
+    ran = rebalancer("apply", plan, "--scenario", drain_scenario, "--yes")
+
+    refused(ran, ExitCode.REFUSED, "cluster")
+
+
+def test_a_snapshot_file_cannot_be_changed(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    ran = rebalancer("drain", "h1", "--snapshot", snapshot_with(tmp_path), "--yes")
+
+    refused(ran, ExitCode.USAGE, "snapshot")

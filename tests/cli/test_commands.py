@@ -1,0 +1,164 @@
+"""What the commands promise: dry until told otherwise, one at a time, once only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rebalancer.errors import ExitCode
+from rebalancer.rollout.journal import Journal
+from rebalancer.service.clock import SystemClock
+from tests.cli.conftest import ROOT, Rebalancer
+
+
+def test_a_plan_is_saved_and_tells_how_to_apply_it(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+
+    ran = rebalancer("plan", "--scenario", hotspot, "--out", plan)
+
+    assert ran.code == ExitCode.SUCCESS
+    assert f"rebalancer apply {plan} --scenario {hotspot} --yes" in ran.out
+    assert json.loads(plan.read_text())["schema_version"] == 1
+
+
+def test_changes_are_told_by_exit_code_only_when_asked(
+    rebalancer: Rebalancer, hotspot: Path
+) -> None:
+    assert rebalancer("plan", "--scenario", hotspot, "--detailed-exitcode").code == 2
+
+
+def test_looking_leaves_nothing_behind(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    for command in (
+        ["plan", "--scenario", hotspot],
+        ["drain", "h1", "--scenario", hotspot],
+        ["run", "--once", "--scenario", hotspot],
+        ["snapshot", "--scenario", hotspot],
+        ["status"],
+        ["history"],
+    ):
+        rebalancer(*command)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_apply_without_yes_changes_nothing(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    rebalancer("plan", "--scenario", hotspot, "--out", plan)
+
+    ran = rebalancer("apply", plan, "--scenario", hotspot)
+
+    assert ran.code == ExitCode.SUCCESS
+    assert "nothing was changed" in ran.err
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_plan_is_applied_once(rebalancer: Rebalancer, tmp_path: Path, hotspot: Path) -> None:
+    plan = tmp_path / "plan.json"
+    rebalancer("plan", "--scenario", hotspot, "--out", plan)
+
+    first = rebalancer("apply", plan, "--scenario", hotspot, "--yes")
+    second = rebalancer("apply", plan, "--scenario", hotspot, "--yes")
+
+    assert (first.code, second.code) == (ExitCode.SUCCESS, ExitCode.REFUSED)
+    assert "applied already" in second.err
+
+
+def test_two_at_once_are_one_too_many(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    rebalancer("plan", "--scenario", hotspot, "--out", plan)
+    journal = Journal.open(f"sqlite:///{tmp_path / 'journal.db'}", SystemClock())
+
+    with journal, journal.hold("hotspot"):
+        ran = rebalancer("apply", plan, "--scenario", hotspot, "--yes")
+
+    assert ran.code == ExitCode.LOCKED
+    assert "is changing cluster 'hotspot'" in ran.err
+
+
+def test_a_plan_made_under_another_policy_is_refused(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    plan, policy = tmp_path / "plan.json", tmp_path / "policy.yaml"
+    policy.write_text("schema_version: 1\nname: other\nheadroom: {cpu: 0.2}\n")
+    rebalancer("plan", "--scenario", hotspot, "--policy", policy, "--out", plan)
+
+    ran = rebalancer("apply", plan, "--scenario", hotspot, "--yes")
+
+    assert ran.code == ExitCode.REFUSED
+    assert "--policy" in ran.err
+
+
+def test_a_drained_host_is_empty_and_stays_so_until_it_is_undrained(
+    rebalancer: Rebalancer, hotspot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REBALANCER_CLUSTER", "hotspot")
+
+    drained = rebalancer("drain", "h1", "--scenario", hotspot, "--yes")
+    during = rebalancer("status")
+    undrained = rebalancer("undrain", "h1", "--scenario", hotspot)
+    after = rebalancer("status")
+
+    assert drained.code == ExitCode.SUCCESS
+    assert "h1 is empty" in drained.err
+    assert "draining" in during.out
+    assert undrained.code == ExitCode.SUCCESS
+    assert "draining" not in after.out
+
+
+def test_a_drain_that_leaves_vms_behind_is_blocked_and_names_them(
+    rebalancer: Rebalancer, blocked_drain: Path
+) -> None:
+    ran = rebalancer("drain", "h1", "--scenario", blocked_drain, "--yes")
+
+    assert ran.code == ExitCode.BLOCKED
+    assert "license-server" in ran.err
+
+
+def test_history_and_show_tell_what_was_rolled_out(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    rebalancer("plan", "--scenario", hotspot, "--out", plan)
+    rebalancer("apply", plan, "--scenario", hotspot, "--yes")
+    plan_id = json.loads(plan.read_text())["id"]
+
+    history = json.loads(rebalancer("history", "--all-clusters", "-o", "json").out)
+    show = json.loads(rebalancer("show", plan_id, "-o", "json").out)
+
+    assert [row["plan"] for row in history["rollouts"]] == [plan_id]
+    assert {row["outcome"]["state"] for row in show["migrations"]} == {"complete"}
+
+
+def test_a_snapshot_that_was_saved_can_be_planned_on(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    saved = tmp_path / "snapshot.json"
+    rebalancer("snapshot", "--scenario", hotspot, "-o", saved)
+
+    ran = rebalancer("plan", "--snapshot", saved, "-o", "json")
+
+    assert ran.code == ExitCode.SUCCESS
+    assert json.loads(ran.out)["migrations"]
+
+
+def test_files_that_ship_are_valid(rebalancer: Rebalancer) -> None:
+    files = [
+        file
+        for folder in ("config", "policies", "scenarios")
+        for file in sorted((ROOT / folder).glob("*.yaml"))
+    ]
+
+    ran = rebalancer("validate", *files)
+
+    assert ran.code == ExitCode.SUCCESS
+    assert len(ran.out.splitlines()) == len(files)

@@ -1,0 +1,259 @@
+"""The laws of placement, on small clusters with everything that a policy can say."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rebalancer.cluster.demand import Demand
+from rebalancer.cluster.inventory import (
+    Assignment,
+    HostId,
+    HostState,
+    Snapshot,
+    VmId,
+    VmState,
+)
+from rebalancer.cluster.plan import Placement, SolveStatus
+from rebalancer.cluster.policy import (
+    BalanceGoal,
+    Goal,
+    Headroom,
+    Limits,
+    MovementGoal,
+    Overcommit,
+    Policy,
+    PowerGoal,
+    Trigger,
+)
+from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Rule, Spread, Together
+from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.violations import hard_violations, worsened
+from rebalancer.placement.objectives import Tier, find_tiers
+from rebalancer.placement.ordering import stuck_moves
+from rebalancer.placement.problem import PlacementProblem, Resource, placement_problem
+from rebalancer.placement.solver import place
+from tests.builders import GIB, NOON, a_host, a_policy, a_vm
+
+SAME = 1e-5
+"""Costs closer than this are the same: the solver's tolerance and the least gain of a move."""
+
+law = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def solve(snapshot: Snapshot, policy: Policy) -> Placement:
+    answer = place(
+        snapshot, Demand.as_measured(snapshot), policy, clock=lambda: 0.0, time_limit_seconds=60
+    )
+    assert isinstance(answer, Placement)
+    return answer
+
+
+@st.composite
+def clusters(draw: st.DrawFn, max_hosts: int = 4, max_vms: int = 6) -> Snapshot:
+    hosts = [
+        a_host(
+            f"h{index}",
+            cpu_cores=draw(st.sampled_from([8.0, 16.0])),
+            memory_bytes=draw(st.sampled_from([16, 32])) * GIB,
+            rack=draw(st.sampled_from(["r1", "r2"])),
+            state=draw(st.sampled_from([HostState.UP] * 4 + [HostState.DRAINING])),
+        )
+        for index in range(draw(st.integers(2, max_hosts)))
+    ]
+    vms = [
+        a_vm(
+            f"v{index}",
+            on=draw(st.sampled_from(hosts)).id,
+            vcpus=draw(st.sampled_from([1, 4, 16])),
+            memory_bytes=draw(st.sampled_from([2, 4, 8])) * GIB,
+            cpu_used_cores=draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5, 5.0])),
+            labels={"app": draw(st.sampled_from(["db", "web"]))},
+            movable=draw(st.sampled_from([True] * 5 + [False])),
+            state=draw(st.sampled_from([VmState.RUNNING] * 5 + [VmState.SHUTOFF])),
+        )
+        for index in range(draw(st.integers(0, max_vms)))
+    ]
+    return Snapshot(cluster="test", taken_at=NOON, hosts=tuple(hosts), vms=tuple(vms))
+
+
+def db() -> VmSelector:
+    return VmSelector(labels={"app": ("db",)})
+
+
+def rule_choices() -> list[Rule]:
+    hard = [True, False]
+    return [
+        *(Spread(name="apart", vms=db(), hard=h, weight=0.2) for h in hard),
+        Spread(name="racks", vms=VmSelector(), over=Domain.RACK, at_most=2, by_label="app"),
+        *(Together(name="close", vms=db(), hard=h, weight=0.2) for h in hard),
+        Together(name="one rack", vms=db(), over=Domain.RACK),
+        *(
+            Fence(name="fence", vms=db(), to=HostSelector(names=("h0", "h1")), hard=h, weight=0.2)
+            for h in hard
+        ),
+        Ban(name="ban", vms=db(), hosts=HostSelector(names=("h0",))),
+        *(Pin(name="pin", vms=VmSelector(names=("v0",)), hard=h, weight=0.2) for h in hard),
+    ]
+
+
+def goal_choices() -> list[tuple[Goal, ...]]:
+    return [
+        (BalanceGoal(), MovementGoal()),
+        (BalanceGoal(memory_weight=0.0), MovementGoal(weight=0.01)),
+        (PowerGoal(min_awake=1), MovementGoal()),
+        (PowerGoal(min_awake=2), BalanceGoal(weight=0.1), MovementGoal()),
+    ]
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    return a_policy(
+        *draw(st.lists(st.sampled_from(rule_choices()), max_size=2, unique_by=lambda r: r.name)),
+        goals=draw(st.sampled_from(goal_choices())),
+        headroom=Headroom(
+            cpu_ratio=draw(st.sampled_from([0.0, 0.1])),
+            memory_ratio=draw(st.sampled_from([0.0, 0.1])),
+            host_failures=draw(st.sampled_from([0, 0, 1])),
+        ),
+        overcommit=Overcommit(cpu=draw(st.sampled_from([1.0, 4.0]))),
+        limits=Limits(migrations=draw(st.sampled_from([None, None, 1, 3]))),
+        trigger=draw(st.sampled_from([None, Trigger()])),
+    )
+
+
+@law
+@given(clusters(max_vms=10), policies())
+def test_an_answer_breaks_nothing_that_holds_now(snapshot: Snapshot, policy: Policy) -> None:
+    demand = Demand.as_measured(snapshot)
+
+    answer = solve(snapshot, policy)
+
+    before = hard_violations(snapshot, policy, demand, snapshot.assignment)
+    after = hard_violations(snapshot, policy, demand, answer.assignment)
+    assert worsened(before, after) == ()
+    assert answer.assignment.keys() == snapshot.assignment.keys()
+
+
+@law
+@given(clusters(), policies())
+def test_an_answer_is_never_worse_than_doing_nothing(snapshot: Snapshot, policy: Policy) -> None:
+    answer = solve(snapshot, policy)
+
+    assert answer.objective.after <= answer.objective.before + 1e-9
+    assert answer.objective.bound <= answer.objective.after + 1e-9
+
+
+@law
+@given(clusters(max_vms=8), policies())
+def test_placing_again_moves_nothing(snapshot: Snapshot, policy: Policy) -> None:
+    # A cap on moves leaves work for the next plan, and a move may free the way for another one.
+    policy = replace(policy, limits=Limits(migrations=None))
+    first = solve(snapshot, policy)
+
+    moved = tuple(replace(vm, host=first.assignment[vm.id]) for vm in snapshot.vms)
+    second = solve(replace(snapshot, vms=moved), policy)
+
+    assert dict(second.assignment) == dict(first.assignment)
+
+
+@law
+@given(clusters(), policies(), st.randoms(use_true_random=False))
+def test_names_and_order_do_not_change_the_objective(
+    snapshot: Snapshot, policy: Policy, random: object
+) -> None:
+    shuffled = shuffle_and_rename(snapshot, random)
+
+    first, second = solve(snapshot, policy).objective, solve(shuffled, policy).objective
+
+    if SolveStatus.OPTIMAL in (first.status, second.status):
+        assert second.after == pytest.approx(first.after, abs=1e-4)
+
+
+def shuffle_and_rename(snapshot: Snapshot, random: object) -> Snapshot:
+    """New ids and another order. Names stay, as rules go by them."""
+    hosts, vms = list(snapshot.hosts), list(snapshot.vms)
+    random.shuffle(hosts)  # type: ignore[attr-defined]
+    random.shuffle(vms)  # type: ignore[attr-defined]
+    ids = {host.id: HostId(f"id{index}") for index, host in enumerate(hosts)}
+    return replace(
+        snapshot,
+        hosts=tuple(replace(host, id=ids[host.id]) for host in hosts),
+        vms=tuple(
+            replace(vm, id=VmId(f"id{index}"), host=ids[vm.host]) for index, vm in enumerate(vms)
+        ),
+    )
+
+
+@law
+@given(clusters(max_hosts=3, max_vms=5), policies())
+def test_brute_force_finds_nothing_better_than_the_bound(
+    snapshot: Snapshot, policy: Policy
+) -> None:
+    policy = replace(policy, limits=Limits(migrations=None), trigger=None)
+    problem = placement_problem(snapshot, Demand.as_measured(snapshot), policy)
+    tiers = find_tiers(problem)
+    assert tiers
+
+    answer = solve(snapshot, policy)
+
+    allowed = list(allowed_placements(problem))
+    best = min(costs(problem, tiers, x) for x in allowed)
+    reachable = min(costs(problem, tiers, x) for x in allowed if is_reachable(problem, x))
+    found = costs(problem, tiers, indices(problem, answer.assignment))
+    assert found[:-1] <= tuple(cost + SAME for cost in reachable[:-1])
+    decided = next((k for k, cost in enumerate(found) if tiers[k].number > 0), None)
+    if decided is not None and found[:decided] <= tuple(c + SAME for c in best[:decided]):
+        goal_tier_decided = answer.objective.terms_after == tiers[decided].terms(
+            problem, np.array(indices(problem, answer.assignment), np.intp)
+        )
+        if goal_tier_decided:
+            assert answer.objective.bound <= best[decided] + 1e-7
+            if answer.objective.status is SolveStatus.OPTIMAL:
+                assert found[decided] == pytest.approx(best[decided], abs=2e-4)
+
+
+def costs(problem: PlacementProblem, tiers: tuple[Tier, ...], x: list[int]) -> tuple[float, ...]:
+    return tuple(round(tier.cost(problem, np.array(x, np.intp)), 9) for tier in tiers)
+
+
+def indices(problem: PlacementProblem, assignment: Assignment) -> list[int]:
+    return [problem.host_ids.index(assignment[unit[0].id]) for unit in problem.units]
+
+
+def allowed_placements(problem: PlacementProblem) -> Iterator[list[int]]:
+    """Every placement that the oracle does not find worse than the present one.
+
+    Hosts that the power goal wants awake are left awake, and no VM is sent where it may not be,
+    although the oracle would let it make up for another one that a rule is now kept for.
+    """
+    awake = max(
+        (goal.min_awake for goal in problem.policy.goals if isinstance(goal, PowerGoal)), default=0
+    )
+    awake = min(awake, hosts_used(problem, problem.start.tolist()))
+    facts = problem.snapshot, problem.policy, problem.demand
+    before = hard_violations(*facts, problem.snapshot.assignment)
+    for x in itertools.product(range(problem.host_count), repeat=problem.unit_count):
+        assignment = problem.assignment(np.array(x, np.intp))
+        if hosts_used(problem, x) < awake or not all(
+            host == problem.start[unit] or problem.candidates.hosts_of(unit)[host]
+            for unit, host in enumerate(x)
+        ):
+            continue
+        if not worsened(before, hard_violations(*facts, assignment)):
+            yield list(x)
+
+
+def is_reachable(problem: PlacementProblem, x: Sequence[int]) -> bool:
+    return not stuck_moves(problem, np.array(x, np.intp)).any()
+
+
+def hosts_used(problem: PlacementProblem, x: Sequence[int]) -> int:
+    load = problem.load(np.array(x, np.intp))[Resource.VMS]
+    return int((load[problem.scored] > 0).sum())

@@ -1,0 +1,38 @@
+"""Every scenario that ships does what it says, from the snapshot to the last migration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rebalancer.cluster.plan import VerdictKind
+from rebalancer.service.access import policy_of, simulated
+from rebalancer.service.rehearsal import rehearse
+from rebalancer.service.session import open_session, plan_for
+from rebalancer.simulation.scenario import read_scenario
+
+SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
+def test_everything_that_a_scenario_expects_comes_true(file: Path) -> None:
+    session = open_session(None, placement__time_limit_seconds=30.0)
+
+    done = rehearse(session, read_scenario(file))
+
+    assert done.unmet == ()
+
+
+@pytest.mark.parametrize("name", ["hotspot", "drain", "swap-needed", "skewed"])
+def test_planning_on_the_result_of_a_rollout_moves_nothing(name: str) -> None:
+    session = open_session(None, placement__time_limit_seconds=30.0)
+    scenario = read_scenario(next(file for file in SCENARIOS if file.stem == name))
+    done = rehearse(session, scenario)
+
+    again = plan_for(
+        session, simulated(scenario, done.datacentre), done.after, policy_of(scenario)
+    ).plan
+
+    assert again.migrations == ()
+    assert again.verdict.kind is VerdictKind.BALANCED

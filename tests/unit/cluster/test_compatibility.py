@@ -1,0 +1,90 @@
+"""Facts of two machines that keep a VM from running on a host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rebalancer.cluster.compatibility import misfits
+from rebalancer.cluster.inventory import HugepagePool, NumaNode
+from tests.builders import GIB, MIB, a_host, a_vm
+
+
+def why_not(vm: dict[str, Any], target: dict[str, Any], source: dict[str, Any]) -> str:
+    return "; ".join(misfits(a_vm(**vm), a_host("h1", **source), a_host("h2", **target)))
+
+
+def test_a_plain_vm_runs_anywhere() -> None:
+    assert why_not({}, {}, {}) == ""
+
+
+def test_nothing_keeps_a_vm_from_being_where_it_is() -> None:
+    host = a_host("h1", arch="aarch64")
+
+    assert misfits(a_vm(arch="x86_64"), host, host) == ()
+
+
+@pytest.mark.parametrize(
+    ("vm", "target", "reason"),
+    [
+        ({"arch": "x86_64"}, {"arch": "aarch64"}, "architecture"),
+        ({"machine_type": "q35"}, {"machine_types": ("i440fx",)}, "machine type q35"),
+        ({"storage": frozenset({"san"})}, {"storage": frozenset()}, "storage san"),
+        ({"networks": frozenset({"br1"})}, {"networks": frozenset({"br0"})}, "network br1"),
+        ({"memory_bytes": 65 * GIB}, {}, "bytes of memory"),
+        ({"cpu_model": "EPYC"}, {"cpu_models": ("Nehalem",)}, "EPYC CPU"),
+        ({"cpu_features": frozenset({"avx2"})}, {"cpu_features": frozenset()}, "lacks avx2"),
+        ({"hugepage_bytes": 2 * MIB}, {}, "huge pages"),
+        ({"local_disk_bytes": 5}, {}, "disks"),
+        (
+            {"vcpus": 32, "numa_nodes": (NumaNode(cpu_cores=32, memory_bytes=GIB),)},
+            {},
+            "pinned vCPUs",
+        ),
+        (
+            {"numa_nodes": (NumaNode(cpu_cores=2, memory_bytes=40 * GIB),)},
+            {"numa_nodes": (NumaNode(cpu_cores=8, memory_bytes=32 * GIB),) * 2},
+            "NUMA",
+        ),
+    ],
+)
+def test_a_misfit_is_named(vm: dict[str, Any], target: dict[str, Any], reason: str) -> None:
+    assert reason in why_not(vm, target, {})
+
+
+@pytest.mark.parametrize(
+    "vm",
+    [
+        {"arch": "x86_64"},
+        {"machine_type": "q35"},
+        {"storage": frozenset({"san"})},
+        {"cpu_model": "EPYC"},
+        {"cpu_features": frozenset({"avx2"})},
+    ],
+)
+def test_what_is_not_known_of_a_host_does_not_rule_it_out(vm: dict[str, Any]) -> None:
+    assert why_not(vm, {}, {}) == ""
+
+
+def test_a_passed_through_cpu_needs_the_same_model() -> None:
+    vm = {"cpu_model": "host-passthrough"}
+
+    assert why_not(vm, {"cpu_model": "EPYC"}, {"cpu_model": "EPYC"}) == ""
+    assert "Nehalem" in why_not(vm, {"cpu_model": "Nehalem"}, {"cpu_model": "EPYC"})
+    assert "unknown" in why_not(vm, {}, {"cpu_model": "EPYC"})
+
+
+def test_huge_pages_must_be_of_the_size_and_enough() -> None:
+    pool = HugepagePool(page_bytes=2 * MIB, total_pages=1024, free_pages=0)
+
+    fits = {"hugepage_bytes": 2 * MIB, "memory_bytes": 2 * GIB}
+
+    assert why_not(fits, {"hugepages": (pool,)}, {}) == ""
+    assert "too few" in why_not(fits | {"memory_bytes": 3 * GIB}, {"hugepages": (pool,)}, {})
+
+
+def test_the_reserve_of_a_host_is_not_for_guests() -> None:
+    target = {"memory_bytes": 64 * GIB, "reserved_memory_bytes": 10 * GIB}
+
+    assert "memory" in why_not({"memory_bytes": 60 * GIB}, target, {})

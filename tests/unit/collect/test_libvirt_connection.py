@@ -1,0 +1,97 @@
+"""The real libvirt behind our port, with the driver that it has for tests; and no libvirt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from rebalancer.cluster.inventory import HostState, VmState
+from rebalancer.collect import hypervisor, libvirt_source
+from rebalancer.collect.hypervisor import HypervisorError
+from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource, connect_read_only
+from rebalancer.errors import ObservationError, UsageError
+from tests.builders import GIB, NOON
+
+libvirt = pytest.importorskip("libvirt")
+
+TEST_HOST = LibvirtHost(name="t1", uri="test:///default")
+NOBODY = LibvirtHost(name="dead", uri="qemu+tcp://127.0.0.1:1/system")
+
+
+def a_source(*hosts: LibvirtHost) -> LibvirtSource:
+    return LibvirtSource(hosts, cluster="test", now=lambda: NOON, sampling_seconds=0.01)
+
+
+def test_a_libvirt_host_is_observed() -> None:
+    snapshot = a_source(TEST_HOST).observe()
+
+    (host,), (vm,) = snapshot.hosts, snapshot.vms
+    assert (host.cpu_cores, host.memory_bytes, host.arch) == (16, 6 * GIB, "i686")
+    assert host.networks == frozenset({"default", "virbr0", "eth1"})
+    assert (vm.name, vm.state, vm.memory_bytes, vm.vcpus) == ("test", VmState.RUNNING, 8 * GIB, 2)
+    assert vm.networks == {"default"}
+
+
+def test_a_host_that_refuses_is_unknown_with_libvirts_words() -> None:
+    snapshot = a_source(TEST_HOST, NOBODY).observe()
+
+    assert snapshot.hosts[1].state is HostState.UNKNOWN
+    assert "Connection refused" in snapshot.hosts[1].state_reason
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(ObservationError, match="Connection refused"):
+        a_source(NOBODY).observe()
+
+
+def test_errors_of_libvirt_end_at_our_port(capfd: pytest.CaptureFixture[str]) -> None:
+    connection = connect_read_only("test:///default")
+
+    with pytest.raises(HypervisorError, match="not supported"):
+        connection.memory_bytes()
+    with pytest.raises(HypervisorError):
+        connect_read_only("nonsense://")
+    connection.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_connection_to_observe_cannot_change_anything() -> None:
+    connection = connect_read_only("test:///default")
+
+    raw = connection._connection  # type: ignore[attr-defined]
+    with pytest.raises(libvirt.libvirtError, match="read only"):
+        raw.lookupByName("test").suspend()
+
+
+@pytest.mark.parametrize(
+    ("ours", "prefix"),
+    [
+        (hypervisor.DomainState, "VIR_DOMAIN_"),
+        (hypervisor.RunningReason, "VIR_DOMAIN_RUNNING_"),
+        (hypervisor.PausedReason, "VIR_DOMAIN_PAUSED_"),
+        (hypervisor.ShutoffReason, "VIR_DOMAIN_SHUTOFF_"),
+        (hypervisor.JobOperation, "VIR_DOMAIN_JOB_OPERATION_"),
+    ],
+)
+def test_our_numbers_are_libvirts(ours: type[hypervisor.DomainState], prefix: str) -> None:
+    irregular = {"IO_ERROR": "IOERROR"}
+    for member in ours:
+        name = irregular.get(member.name, member.name)
+        assert getattr(libvirt, prefix + name) == member.value
+
+
+@pytest.fixture
+def without_libvirt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine on which libvirt-python was never installed."""
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    libvirt_source._libvirt.cache_clear()
+    yield
+    libvirt_source._libvirt.cache_clear()
+
+
+@pytest.mark.usefixtures("without_libvirt")
+def test_without_libvirt_python_one_sentence_says_what_to_install() -> None:
+    with pytest.raises(UsageError, match=r"pip install 'vm-rebalancer\[libvirt\]'"):
+        a_source(TEST_HOST, NOBODY).observe()

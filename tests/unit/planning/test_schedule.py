@@ -1,0 +1,113 @@
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rebalancer.cluster.inventory import VmState
+from rebalancer.cluster.plan import Plan
+from rebalancer.cluster.policy import Limits
+from rebalancer.planning.jobs import HANDOVER_SECONDS
+from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
+from tests.unit.planning.plans import WIDE, a_plan, step
+
+NIC = 1000.0 * MIB
+BUDGET = 0.7 * NIC
+
+
+def a_drain(count: int, limits: Limits = WIDE, **changed: Any) -> Plan:
+    """Plan to move so many VMs from one host to as many others."""
+    hosts = [
+        a_host(f"h{i}", nic_bytes_per_second=NIC, memory_bytes=1024 * GIB) for i in range(count + 1)
+    ]
+    vms = [a_vm(f"v{i}", "h0", **changed) for i in range(count)]
+    moves = {f"v{i}": f"h{i + 1}" for i in range(count)}
+    return a_plan(a_snapshot(hosts, vms), moves, a_policy(limits=limits))
+
+
+def test_migrations_that_start_together_share_a_lane_fairly() -> None:
+    plan = a_drain(4, replace(WIDE, per_host_out=4), memory_bytes=32 * GIB)
+
+    assert {m.predicted.start_seconds for m in plan.migrations} == {0.0}
+    assert {m.bytes_per_second for m in plan.migrations} == {BUDGET // 4 // MIB * MIB}
+
+
+def test_a_drain_fills_its_host_s_lane() -> None:
+    plan = a_drain(12, Limits(migrations=None, cluster=100), memory_bytes=16 * GIB)
+
+    assert plan.makespan_lower_bound_seconds >= 12 * 16 * GIB / BUDGET
+    assert plan.makespan_seconds <= 1.05 * plan.makespan_lower_bound_seconds
+
+
+def test_where_the_cluster_s_slots_are_scarce_each_migration_gets_its_whole_path() -> None:
+    hosts = [a_host(f"h{i}", nic_bytes_per_second=NIC) for i in range(8)]
+    vms = [a_vm(f"v{i}", f"h{i // 2}") for i in range(8)]
+    moves = {f"v{i}": f"h{4 + i // 2}" for i in range(8)}
+    limits = Limits(migrations=None, cluster=4)
+    plan = a_plan(a_snapshot(hosts, vms), moves, a_policy(limits=limits))
+
+    assert {m.bytes_per_second for m in plan.migrations} == {BUDGET}
+    assert plan.makespan_seconds == pytest.approx(plan.makespan_lower_bound_seconds)
+
+
+def test_one_at_a_time_is_one_after_the_other() -> None:
+    plan = a_drain(3, Limits(migrations=None, cluster=1))
+    ends = [(m.predicted.start_seconds, m.predicted.finish_seconds) for m in plan.migrations]
+
+    assert ends[0][0] == 0
+    for (_, finish), (start, _) in itertools.pairwise(ends):
+        assert start == pytest.approx(finish + HANDOVER_SECONDS)
+
+
+def test_nobody_is_given_less_than_the_least_sensible_bandwidth() -> None:
+    plan = a_drain(60, WIDE)
+
+    assert min(m.bytes_per_second for m in plan.migrations) >= 32 * MIB
+    assert len({m.predicted.start_seconds for m in plan.migrations}) > 1
+
+
+def test_a_lane_with_less_than_that_gives_all_it_has() -> None:
+    hosts = [a_host(name, nic_bytes_per_second=20.0 * MIB) for name in ("h1", "h2")]
+    plan = a_plan(a_snapshot(hosts, [a_vm("a"), a_vm("b")]), {"a": "h2", "b": "h2"})
+
+    assert {m.bytes_per_second for m in plan.migrations} == {14 * MIB}
+    one, other = (m.predicted for m in plan.migrations)
+    assert other.start_seconds >= one.finish_seconds
+
+
+def test_definitions_move_beside_anything_else() -> None:
+    hosts = [a_host("h1"), a_host("h2")]
+    vms = [a_vm("on"), a_vm("off", state=VmState.SHUTOFF)]
+    plan = a_plan(a_snapshot(hosts, vms), {"on": "h2", "off": "h2"})
+
+    assert step(plan, "off").predicted.start_seconds == 0
+    assert step(plan, "off").bytes_per_second == 0
+    assert step(plan, "on").bytes_per_second == pytest.approx(0.7 * 1.25e9, rel=0.01)
+
+
+def test_a_chain_is_as_long_as_its_migrations_and_said_to_be_the_best() -> None:
+    hosts = [a_host(f"h{i}") for i in range(5)]
+    vms = [a_vm(f"v{i}", f"h{i}", memory_bytes=40 * GIB) for i in range(4)]
+    plan = a_plan(a_snapshot(hosts, vms), {f"v{i}": f"h{i + 1}" for i in range(4)})
+
+    assert [m.wave for m in plan.migrations] == [1, 2, 3, 4]
+    assert plan.makespan_seconds == pytest.approx(plan.makespan_lower_bound_seconds)
+    assert plan.makespan_seconds == pytest.approx(
+        sum(m.predicted.duration_seconds + HANDOVER_SECONDS for m in plan.migrations)
+    )
+
+
+def test_unequal_vms_on_many_hosts_end_near_the_bound() -> None:
+    hosts = [a_host(f"h{i}", memory_bytes=512 * GIB) for i in range(30)]
+    sizes = (2, 4, 8, 16, 32)
+    vms = [
+        a_vm(f"v{i}", f"h{i * 7 % 30}", memory_bytes=sizes[i % 5] * GIB, cpu_used_cores=0.1)
+        for i in range(90)
+    ]
+    moves = {f"v{i}": f"h{(i * 7 + 1 + i % 29) % 30}" for i in range(90)}
+    limits = Limits(migrations=None, cluster=1000)
+    plan = a_plan(a_snapshot(hosts, vms), moves, a_policy(limits=limits))
+    one_by_one = sum(m.predicted.duration_seconds for m in plan.migrations)
+
+    assert plan.makespan_seconds <= 1.25 * plan.makespan_lower_bound_seconds
+    assert plan.makespan_seconds <= 0.6 * one_by_one

@@ -1,0 +1,460 @@
+"""Whole rollouts in the simulated datacentre: what is done, what is told, what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rebalancer.cluster.inventory import Host, HostId, Mode, Snapshot, Vm, VmId, VmState
+from rebalancer.cluster.plan import MigrationState, Plan
+from rebalancer.cluster.policy import Limits
+from rebalancer.errors import LockHeldError, PlanRefusedError
+from rebalancer.rollout.driver import Command, Ticket
+from rebalancer.rollout.events import (
+    Event,
+    Heartbeat,
+    MigrationEnded,
+    MigrationStarted,
+    Progress,
+    RolloutEnded,
+    RolloutStarted,
+    StageChanged,
+)
+from rebalancer.rollout.executor import RolloutResult, Settings, execute
+from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.lease import Owner
+from rebalancer.rollout.records import RecordKind, RolloutStatus
+from rebalancer.rollout.steps import FailureBudget, StopRequest
+from rebalancer.simulation.clock import VirtualClock
+from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.faults import Fault, FaultKind
+from rebalancer.simulation.simulated_driver import SimulatedDriver
+from tests.builders import GIB, MIB, a_host, a_snapshot, a_vm
+from tests.unit.rollout.plans import a_migration, a_plan
+
+S = MigrationState
+HOSTS = (a_host("h1"), a_host("h2"), a_host("h3"))
+HOT: dict[str, Any] = {"dirty_bytes_per_second": 400.0 * MIB, "working_set_bytes": 512 * MIB}
+HOTTER: dict[str, Any] = {"dirty_bytes_per_second": 4000.0 * MIB, "working_set_bytes": 3 * GIB}
+
+
+class World:
+    """A simulated datacentre with a journal, and everything that a rollout told."""
+
+    def __init__(
+        self, folder: Path, vms: Sequence[Vm], hosts: Sequence[Host], faults: Sequence[Fault]
+    ) -> None:
+        self.snapshot = a_snapshot(hosts, vms)
+        self.datacentre = Datacentre.of(self.snapshot, faults=faults)
+        self.clock = VirtualClock(self.datacentre)
+        self.driver = SimulatedDriver(self.datacentre)
+        self.journal = Journal.open(f"sqlite:///{folder}/journal.db", self.clock)
+        self.events: list[Event] = []
+
+    def roll_out(self, plan: Plan, **options: Any) -> RolloutResult:
+        defaults: dict[str, Any] = {
+            "driver": self.driver,
+            "snapshot": self.snapshot,
+            "on_event": self.events.append,
+        }
+        return execute(plan, clock=self.clock, journal=self.journal, **(defaults | options))
+
+    def states(self, result: RolloutResult) -> list[MigrationState]:
+        return [outcome.state for outcome in result.outcomes]
+
+    def running_on(self, vm: str) -> tuple[HostId, ...]:
+        return self.datacentre.record.running_on(VmId(vm))
+
+    def told(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def issued(self) -> list[str]:
+        return [
+            record.payload["command"]["do"]
+            for record in self.journal.records(1)
+            if record.kind is RecordKind.INTENT
+        ]
+
+
+type MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Iterator[MakeWorld]:
+    made: list[World] = []
+
+    def make(*vms: Vm, hosts: Sequence[Host] = HOSTS, faults: Sequence[Fault] = ()) -> World:
+        made.append(World(tmp_path, vms or (a_vm("vm1"),), hosts, faults))
+        return made[-1]
+
+    yield make
+    for world in made:
+        assert world.datacentre.record.violations() == ()
+        world.journal.close()
+
+
+def test_a_live_migration_passes_all_stages_and_is_measured(make_world: MakeWorld) -> None:
+    world = make_world()
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert result.is_complete
+    outcome = result.outcomes[0]
+    assert [event.after for event in world.told(StageChanged)] == [
+        S.PREPARE,
+        S.REQUEST,
+        S.TRANSFER,
+        S.FINISH,
+        S.COMPLETE,
+    ]
+    assert outcome.transfer_bytes is not None
+    assert outcome.transfer_bytes > 4 * GIB
+    assert outcome.duration_seconds is not None
+    assert 15 < outcome.duration_seconds < 30
+    assert outcome.downtime_seconds is not None
+    assert world.running_on("vm1") == ("h2",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "changed", "commands"),
+    [
+        (Mode.LIVE, {}, ["Migrate"]),
+        (Mode.AUTO_CONVERGE, {}, ["Migrate"]),
+        (Mode.SUSPEND, HOT, ["Migrate", "Pause"]),
+        (Mode.POST_COPY, HOT, ["Migrate", "SwitchToPostCopy"]),
+        (Mode.COLD, {}, ["ShutDown", "CopyDefinition", "Start", "Undefine"]),
+        (Mode.OFFLINE, {"state": VmState.SHUTOFF}, ["MoveDefinition"]),
+    ],
+)
+def test_every_mode_does_what_it_says(
+    make_world: MakeWorld, mode: Mode, changed: dict[str, Any], commands: list[str]
+) -> None:
+    world = make_world(a_vm("vm1", **changed))
+
+    result = world.roll_out(a_plan(a_migration(mode=mode)))
+
+    assert result.is_complete, result
+    assert world.issued() == commands
+    assert world.running_on("vm1") == (() if mode is Mode.OFFLINE else ("h2",))
+
+
+def test_autostart_and_pause_survive_a_move(make_world: MakeWorld) -> None:
+    world = make_world(
+        a_vm("vm1", autostart=True), a_vm("vm2", state=VmState.PAUSED, autostart=True)
+    )
+
+    result = world.roll_out(a_plan(a_migration(), a_migration("vm2", id="m2")))
+
+    assert result.is_complete, result
+    for vm, state in (("vm1", VmState.RUNNING), ("vm2", VmState.PAUSED)):
+        view: Any = world.datacentre.hosts[HostId("h2")].view(VmId(vm))
+        assert view.state is state
+        assert view.autostart
+
+
+class WatchingDriver(SimulatedDriver):
+    """Notes for each change which intents were on disk when it was issued."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.datacentre)
+        self._world = world
+        self.seen: list[tuple[str, list[str]]] = []
+
+    def issue(self, command: Command) -> Ticket:
+        if command.changes:
+            self.seen.append((type(command).__name__, self._world.issued()))
+        return super().issue(command)
+
+
+def test_intents_are_on_disk_before_commands_are_issued(make_world: MakeWorld) -> None:
+    world = make_world()
+    driver = WatchingDriver(world)
+
+    world.roll_out(a_plan(a_migration(mode=Mode.COLD)), driver=driver)
+
+    assert [command for command, _ in driver.seen] == world.issued()
+    assert all(on_disk[-1] == command for command, on_disk in driver.seen)
+
+
+def test_what_depends_on_a_migration_waits_for_it(make_world: MakeWorld) -> None:
+    world = make_world(a_vm("vm1"), a_vm("vm2", on="h3"))
+    second = a_migration("vm2", "h3", "h1", id="m2", depends_on=("m1",))
+
+    world.roll_out(a_plan(a_migration(), second))
+
+    told = [(type(e), getattr(e, "migration", None)) for e in world.events]
+    ended = next(i for i, e in enumerate(world.events) if isinstance(e, MigrationEnded))
+    assert ended < told.index((MigrationStarted, "m2"))
+
+
+def test_what_depends_on_a_failed_migration_is_skipped_with_the_reason(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(
+        a_vm("vm1"),
+        a_vm("vm2", on="h3"),
+        faults=[Fault(kind=FaultKind.REFUSE, vm=VmId("vm1"))],
+    )
+    second = a_migration("vm2", "h3", "h1", id="m2", depends_on=("m1",))
+
+    result = world.roll_out(a_plan(a_migration(), second))
+
+    assert world.states(result) == [S.FAILED_SAFE, S.SKIPPED]
+    assert result.outcomes[1].text == "it needs m1, which ended failed-safe"
+    assert "the target refused" in result.outcomes[0].text
+
+
+def test_a_missing_vm_is_skipped_and_the_rest_goes_on(make_world: MakeWorld) -> None:
+    world = make_world(a_vm("vm1"))
+
+    result = world.roll_out(a_plan(a_migration("gone", id="m0"), a_migration()))
+
+    assert world.states(result) == [S.SKIPPED, S.COMPLETE]
+
+
+def test_the_same_plan_is_not_applied_twice(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.roll_out(a_plan(a_migration()))
+
+    with pytest.raises(PlanRefusedError):
+        world.roll_out(a_plan(a_migration()))
+
+
+def test_two_rollouts_at_once_are_one_too_many(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.journal.acquire("test", owner=Owner(host="elsewhere", pid=7))
+
+    with pytest.raises(LockHeldError, match="process 7 on elsewhere"):
+        world.roll_out(a_plan(a_migration()))
+    assert world.running_on("vm1") == ("h1",)
+
+
+def test_a_stop_lets_running_migrations_finish_and_starts_no_other(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(a_vm("vm1"), a_vm("vm2", on="h3"))
+    second = a_migration("vm2", "h3", "h1", id="m2")
+    one_at_a_time = Settings(limits=Limits(cluster=1))
+
+    result = world.roll_out(
+        a_plan(a_migration(), second),
+        settings=one_at_a_time,
+        should_stop=lambda: bool(world.told(Progress)),
+    )
+
+    assert world.states(result) == [S.COMPLETE, S.SKIPPED]
+    assert result.stopped == "the operator stopped the rollout"
+    row = world.journal.rollout(result.rollout)
+    assert row is not None
+    assert row.status is RolloutStatus.STOPPED
+
+
+def test_an_abort_calls_running_migrations_off(make_world: MakeWorld) -> None:
+    world = make_world()
+
+    result = world.roll_out(
+        a_plan(a_migration()),
+        should_stop=lambda: StopRequest.ABORT if world.told(Progress) else StopRequest.NO,
+    )
+
+    assert world.states(result) == [S.ABORTED]
+    assert world.running_on("vm1") == ("h1",)
+
+
+def test_an_abort_does_not_stop_a_cold_move_half_way(make_world: MakeWorld) -> None:
+    world = make_world()
+
+    result = world.roll_out(
+        a_plan(a_migration(mode=Mode.COLD)),
+        should_stop=lambda: StopRequest.ABORT if "ShutDown" in world.issued() else StopRequest.NO,
+    )
+
+    assert result.is_complete
+    assert world.running_on("vm1") == ("h2",)
+
+
+def test_too_many_failures_stop_the_rest(make_world: MakeWorld) -> None:
+    vms = [a_vm(f"vm{n}") for n in range(1, 6)]
+    world = make_world(*vms, faults=[Fault(kind=FaultKind.REFUSE, vm=vm.id) for vm in vms])
+    migrations = [a_migration(vm.name, id=f"m{n}") for n, vm in enumerate(vms, 1)]
+
+    result = world.roll_out(a_plan(*migrations), settings=Settings(limits=Limits(cluster=1)))
+
+    assert world.states(result) == [S.FAILED_SAFE, S.FAILED_SAFE, S.SKIPPED, S.SKIPPED, S.SKIPPED]
+    assert "2 of 5 migrations failed" in result.stopped
+
+
+@pytest.mark.parametrize(
+    ("failed", "planned", "goes_on"),
+    [(1, 1, True), (1, 5, True), (2, 5, False), (2, 14, False), (2, 15, True), (3, 99, False)],
+)
+def test_the_failure_budget(failed: int, planned: int, goes_on: bool) -> None:
+    assert FailureBudget().allows(failed, planned) is goes_on
+
+
+def test_limits_are_kept_while_many_migrations_run(make_world: MakeWorld) -> None:
+    vms = [a_vm(f"vm{n}", memory_bytes=GIB) for n in range(1, 11)]
+    world = make_world(*vms)
+    migrations = [
+        a_migration(vm.name, "h1", f"h{2 + n % 2}", id=f"m{n}", bytes_per_second=600.0 * MIB)
+        for n, vm in enumerate(vms)
+    ]
+
+    result = world.roll_out(a_plan(*migrations))
+
+    record = world.datacentre.record
+    assert result.is_complete
+    assert record.peak_out[HostId("h1")] <= 2
+    assert max(record.peak_granted_bytes_per_second.values()) <= 0.7 * 1.25e9
+
+
+def test_a_drained_host_receives_nothing(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.journal.mark_drain("test", HostId("h2"), "new memory")
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert world.states(result) == [S.SKIPPED]
+    assert "new memory" in result.outcomes[0].text
+
+
+def test_a_full_target_is_noticed_in_the_newest_snapshot(make_world: MakeWorld) -> None:
+    world = make_world()
+    crowd = [a_vm(f"new{n}", on="h2", memory_bytes=31 * GIB) for n in range(2)]
+    newer = a_snapshot(HOSTS, [a_vm("vm1"), *crowd])
+
+    def observe() -> Snapshot:
+        return newer
+
+    result = world.roll_out(a_plan(a_migration()), snapshot=observe)
+
+    assert world.states(result) == [S.SKIPPED]
+    assert "bytes it needs" in result.outcomes[0].text
+
+
+def test_what_cannot_converge_is_called_off_and_says_why(make_world: MakeWorld) -> None:
+    world = make_world(a_vm("vm1", **HOTTER, allowed_modes=frozenset({Mode.LIVE})))
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert world.states(result) == [S.FAILED_SAFE]
+    assert "did not converge" in result.outcomes[0].text
+    assert "Abort" in world.issued()
+    assert world.running_on("vm1") == ("h1",)
+
+
+def test_a_guest_that_turns_out_hotter_is_paused_if_the_policy_allows_it(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(a_vm("vm1", **HOT))
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert result.is_complete, result
+    assert world.issued() == ["Migrate", "Pause"]
+
+
+def test_a_guest_that_ignores_shutdown_is_not_destroyed(make_world: MakeWorld) -> None:
+    world = make_world(faults=[Fault(kind=FaultKind.IGNORES_SHUTDOWN)])
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.COLD)))
+
+    assert world.states(result) == [S.FAILED_SAFE]
+    assert "ignored" in result.outcomes[0].text
+    assert world.issued() == ["ShutDown"]
+    assert world.running_on("vm1") == ("h1",)
+
+
+def test_a_cold_move_whose_start_fails_goes_back(make_world: MakeWorld) -> None:
+    world = make_world(a_vm("vm1", autostart=True), faults=[Fault(kind=FaultKind.START_FAILS)])
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.COLD)))
+
+    assert world.states(result) == [S.FAILED_SAFE]
+    assert world.running_on("vm1") == ("h1",)
+    here: Any = world.datacentre.hosts[HostId("h1")].view(VmId("vm1"))
+    assert here.autostart
+    there = world.datacentre.hosts[HostId("h2")].view(VmId("vm1"))
+    assert not getattr(there, "persistent", False)
+
+
+def test_an_error_is_no_outcome(make_world: MakeWorld) -> None:
+    world = make_world(faults=[Fault(kind=FaultKind.ERROR_THOUGH_MOVED)])
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert result.is_complete
+    assert world.running_on("vm1") == ("h2",)
+
+
+def test_a_reply_that_never_comes_is_no_outcome(make_world: MakeWorld) -> None:
+    world = make_world(faults=[Fault(kind=FaultKind.REPLY_LOST, operation="Migrate")])
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert result.outcomes[0].state in (S.COMPLETE, S.UNKNOWN)
+    assert world.running_on("vm1") == ("h2",)
+
+
+def test_an_unknown_outcome_keeps_later_plans_off_the_vm(make_world: MakeWorld) -> None:
+    world = make_world(
+        a_vm("vm1"),
+        a_vm("vm2"),
+        faults=[Fault(kind=FaultKind.HOST_UNREACHABLE, host=HostId("h1"), at_seconds=5.0)],
+    )
+
+    first = world.roll_out(a_plan(a_migration()))
+    second = world.roll_out(a_plan(a_migration(), id="p2"))
+
+    assert world.states(first) == [S.UNKNOWN]
+    assert world.states(second) == [S.SKIPPED]
+    assert "recover" in second.outcomes[0].text
+
+
+def test_the_onlooker_hears_something_every_ten_seconds(make_world: MakeWorld) -> None:
+    world = make_world(faults=[Fault(kind=FaultKind.CALL_HANGS, operation="ReadProgress")])
+
+    world.roll_out(a_plan(a_migration(mode=Mode.COLD)))
+
+    times = [event.at for event in world.events]
+    gaps = [(b - a).total_seconds() for a, b in pairwise(times)]
+    assert max(gaps) <= 11
+    assert isinstance(world.events[0], RolloutStarted)
+    assert isinstance(world.events[-1], RolloutEnded)
+    assert all(isinstance(event.running, int) for event in world.told(Heartbeat))
+
+
+def test_progress_is_told_with_an_end_in_sight(make_world: MakeWorld) -> None:
+    world = make_world()
+
+    world.roll_out(a_plan(a_migration()))
+
+    progress = world.told(Progress)
+    assert len(progress) > 10
+    assert progress[-2].eta_seconds is not None
+    assert progress[-2].bytes_per_second == pytest.approx(200 * MIB, rel=0.2)
+
+
+def test_an_empty_plan_is_a_rollout_too(make_world: MakeWorld) -> None:
+    world = make_world()
+
+    result = world.roll_out(a_plan())
+
+    assert result.is_complete
+    assert result.outcomes == ()
+
+
+def test_a_link_too_slow_for_any_migration_is_no_reason_to_wait_for_ever(
+    make_world: MakeWorld,
+) -> None:
+    slow = [replace(host, nic_bytes_per_second=0.5 * MIB) for host in HOSTS]
+    world = make_world(hosts=slow)
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert world.states(result) == [S.SKIPPED]

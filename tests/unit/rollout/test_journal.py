@@ -1,0 +1,247 @@
+"""The journal: committed, fenced, and clear about what is wrong with it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.plan import MigrationState, Outcome
+from rebalancer.errors import JournalError, LockHeldError, PlanRefusedError
+from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.lease import Owner, is_dead, this_process
+from rebalancer.rollout.records import Entry, RecordKind, RolloutStatus, state_entry
+from tests.builders import NOON
+from tests.unit.rollout.plans import a_migration, a_plan
+
+
+class HandClock:
+    """A clock that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.at = NOON
+
+    def now(self) -> datetime:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state/journal.db"
+
+
+@pytest.fixture
+def journal(url: str, clock: HandClock) -> Iterator[Journal]:
+    with Journal.open(url, clock) as found:
+        yield found
+
+
+ELSEWHERE = Owner(host="other-machine", pid=1)
+PLAN = a_plan(a_migration(), a_migration("vm2", id="m2"))
+MOVED = Outcome(
+    migration="m1", state=MigrationState.COMPLETE, text="it is there", duration_seconds=20.0
+)
+
+
+def test_what_was_written_is_there_for_the_next_process(
+    journal: Journal, url: str, clock: HandClock
+) -> None:
+    lease = journal.acquire("test")
+    number = journal.begin(PLAN, lease, plan_text='{"id": "p1"}')
+    journal.write(number, [Entry(migration="m1", kind=RecordKind.NOTE, payload={"a": 1})], lease)
+    journal.write(number, [state_entry("m1", MigrationState.COMPLETE, "done", MOVED)], lease)
+
+    with Journal.open(url, clock) as other:
+        rows = other.migrations(number)
+        assert [record.kind for record in other.records(number)] == ["note", "state"]
+        assert other.plan_text(number) == '{"id": "p1"}'
+        assert rows[0].migration == PLAN.migrations[0]
+        assert rows[0].outcome == MOVED
+        assert rows[1].state is MigrationState.PENDING
+        assert rows[1].outcome is None
+
+
+def test_a_plan_is_applied_once(journal: Journal) -> None:
+    lease = journal.acquire("test")
+    assert not journal.applied("p1")
+
+    journal.begin(PLAN, lease)
+
+    assert journal.applied("p1")
+    with pytest.raises(PlanRefusedError, match="p1 was applied before"):
+        journal.begin(PLAN, lease)
+
+
+def test_the_lock_has_one_owner_and_says_who(journal: Journal) -> None:
+    journal.acquire("test", owner=ELSEWHERE)
+
+    with pytest.raises(LockHeldError, match="process 1 on other-machine"):
+        journal.acquire("test")
+    journal.acquire("another cluster")
+
+
+def test_a_released_lock_is_free_and_its_token_still_grows(journal: Journal) -> None:
+    first = journal.acquire("test", owner=ELSEWHERE)
+    journal.release(first)
+
+    second = journal.acquire("test")
+
+    assert second.token > first.token
+
+
+def test_a_silent_owner_elsewhere_loses_the_lock(journal: Journal, clock: HandClock) -> None:
+    journal.acquire("test", owner=ELSEWHERE)
+    clock.sleep(119)
+    with pytest.raises(LockHeldError):
+        journal.acquire("test")
+    clock.sleep(2)
+
+    assert journal.acquire("test").token == 2
+
+
+def test_a_heartbeat_keeps_the_lock(journal: Journal, clock: HandClock) -> None:
+    lease = journal.acquire("test", owner=ELSEWHERE)
+    for _ in range(5):
+        clock.sleep(100)
+        journal.heartbeat(lease)
+
+    with pytest.raises(LockHeldError):
+        journal.acquire("test")
+
+
+def test_a_dead_owner_here_loses_the_lock_at_once(journal: Journal) -> None:
+    here = this_process()
+    journal.acquire("test", owner=Owner(host=here.host, pid=here.pid, boot="an earlier one"))
+
+    journal.acquire("test")
+
+
+def test_who_lost_the_lock_cannot_write_any_more(journal: Journal, clock: HandClock) -> None:
+    old = journal.acquire("test", owner=ELSEWHERE)
+    number = journal.begin(PLAN, old)
+    clock.sleep(500)
+    journal.acquire("test")
+
+    with pytest.raises(LockHeldError, match="lost the lock"):
+        journal.write(number, [state_entry("m1", MigrationState.PREPARE, "")], old)
+    with pytest.raises(LockHeldError):
+        journal.heartbeat(old)
+    assert journal.records(number) == ()
+
+
+def test_a_process_is_only_dead_if_that_is_certain() -> None:
+    here = this_process()
+
+    assert not is_dead(here)
+    assert not is_dead(ELSEWHERE)
+    assert not is_dead(replace(here, namespace="another container"))
+    assert is_dead(replace(here, started="at another time"))
+    assert is_dead(replace(here, boot="an earlier one"))
+    assert is_dead(replace(here, pid=2**22 + 1))
+
+
+def test_unfinished_rollouts_and_unknown_outcomes_are_found(journal: Journal) -> None:
+    lease = journal.acquire("test")
+    ended = journal.begin(a_plan(a_migration(), id="ended"), lease)
+    journal.write(ended, [state_entry("m1", MigrationState.COMPLETE, "", MOVED)], lease)
+    journal.end(ended, RolloutStatus.ENDED, "", lease)
+    unknown = journal.begin(a_plan(a_migration("vm9"), id="unknown"), lease)
+    journal.write(unknown, [state_entry("m1", MigrationState.UNKNOWN, "?")], lease)
+    journal.end(unknown, RolloutStatus.ENDED, "", lease)
+    died = journal.begin(PLAN, lease)
+    journal.write(died, [state_entry("m1", MigrationState.REQUEST, "")], lease)
+
+    assert [row.id for row in journal.unfinished("test")] == [unknown, died]
+    assert [row.migration.vm for row in journal.unresolved("test")] == ["vm9", "vm1"]
+    assert journal.unfinished("another cluster") == ()
+
+
+def test_moves_are_remembered_for_cool_downs(journal: Journal, clock: HandClock) -> None:
+    lease = journal.acquire("test")
+    number = journal.begin(PLAN, lease)
+    journal.write(number, [state_entry("m1", MigrationState.COMPLETE, "", MOVED)], lease)
+
+    moves = journal.moves_since(NOON - timedelta(hours=1), "test")
+
+    assert [(move.vm, move.source, move.target) for move in moves] == [("vm1", "h1", "h2")]
+    assert journal.moves_since(NOON + timedelta(seconds=1), "test") == ()
+
+
+def test_a_drain_is_a_wish_that_lasts(journal: Journal, clock: HandClock) -> None:
+    journal.mark_drain("test", HostId("h1"), "new memory")
+    clock.sleep(60)
+    journal.mark_drain("test", HostId("h1"), "asked twice")
+
+    marks = journal.drains("test")
+    assert marks[HostId("h1")].since == NOON
+    assert marks[HostId("h1")].reason == "new memory"
+    journal.unmark_drain("test", HostId("h1"))
+    assert journal.drains("test") == {}
+
+
+def test_a_newer_journal_is_not_touched(journal: Journal, url: str, clock: HandClock) -> None:
+    with journal._engine.begin() as db:
+        db.exec_driver_sql("UPDATE schema_version SET version = 99")
+
+    with pytest.raises(JournalError, match="version 99"):
+        Journal.open(url, clock)
+
+
+def test_a_file_that_is_no_journal_is_named(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("dear diary, " * 100)
+
+    with pytest.raises(JournalError, match="not a journal"):
+        Journal.open(f"sqlite:///{path}", clock)
+
+
+def test_a_url_that_makes_no_sense_is_named(clock: HandClock) -> None:
+    with pytest.raises(JournalError, match="cannot open the journal"):
+        Journal.open("journal.db", clock)
+
+
+def test_a_full_disk_stops_before_the_act(journal: Journal) -> None:
+    lease = journal.acquire("test")
+    number = journal.begin(PLAN, lease)
+    with journal._engine.connect() as db:  # the pool hands the same connection out again
+        pages = db.exec_driver_sql("PRAGMA page_count").scalar()
+        db.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    big = Entry(migration="m1", kind=RecordKind.NOTE, payload={"text": "x" * 100_000})
+
+    with pytest.raises(JournalError, match="disk is full"):
+        journal.write(number, [big], lease)
+
+    assert journal.records(number) == ()
+
+
+def test_commits_are_durable(journal: Journal) -> None:
+    with journal._engine.connect() as db:
+        assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_a_locked_database_is_named(journal: Journal, tmp_path: Path) -> None:
+    lease = journal.acquire("test")
+    with journal._engine.connect() as db:
+        db.exec_driver_sql("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(tmp_path / "state" / "journal.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(JournalError, match="keeps it locked"):
+            journal.heartbeat(lease)
+    finally:
+        other.rollback()
+        other.close()
