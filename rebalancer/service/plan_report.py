@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import assert_never
 
-from rebalancer.cluster.inventory import HostId, HostState
+from rebalancer.cluster.inventory import HostId, HostState, Mode
 from rebalancer.cluster.plan import (
     Confidence,
     HostOutlook,
@@ -182,7 +182,7 @@ def steps_table(plan: Plan, *, wide: bool = False) -> Table:
             Column(title="finish", right=True),
             Column(title="reason", prose=True),
         ),
-        rows=tuple(_step_row(migration, names) for migration in shown),
+        rows=tuple(_step_row(migration, names, wide=wide) for migration in shown),
         more=f"{count_text(left_out, 'step')} more" if left_out else "",
     )
 
@@ -228,8 +228,10 @@ def _more_hosts(left_out: int, unchanged: int) -> str:
     return f"{count_text(left_out, 'host')} more, {how}"
 
 
-def _step_row(migration: Migration, names: dict[HostId, str]) -> tuple[Cell, ...]:
+def _step_row(migration: Migration, names: dict[HostId, str], *, wide: bool) -> tuple[Cell, ...]:
     predicted = migration.predicted
+    # That a VM goes alive needs no reason, unless somebody wants to see all there is.
+    why_so = migration.mode_reason if wide or migration.mode is not Mode.LIVE else ""
     source = names.get(migration.source, migration.source)
     target = names.get(migration.target, migration.target)
     # A guess is marked as one: nobody should promise a finish time on an unknown dirty rate.
@@ -245,7 +247,7 @@ def _step_row(migration: Migration, names: dict[HostId, str]) -> tuple[Cell, ...
         about + seconds_text(predicted.downtime_seconds),
         clock_text(predicted.start_seconds),
         clock_text(predicted.finish_seconds),
-        "; ".join(part for part in (migration.reason, migration.mode_reason) if part),
+        "; ".join(part for part in (migration.reason, why_so) if part),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.errors import ExitCode
+from rebalancer.service import cli_document
 
 ROOT = Path(__file__).parents[3]
 PAGES = [
@@ -50,3 +51,17 @@ def test_decisions_are_numbered_without_a_gap() -> None:
     numbers = [int(page.name[:4]) for page in PAGES if page.parent.name == "decisions"]
 
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_the_page_about_the_command_line_is_fresh() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+    assert page == cli_document.document(), (
+        "run: python -m rebalancer.service.cli_document > docs/cli.md"
+    )
+
+
+def test_every_option_and_argument_says_what_it_is() -> None:
+    page = cli_document.document()
+
+    assert re.findall(r"^\| `.*` \|  \|$", page, re.M) == []

@@ -83,9 +83,16 @@ def test_a_step_is_one_line_with_everything_about_it() -> None:
     step = next(line for line in plan_text(a_plan()).splitlines() if line.startswith("m1 "))
 
     assert " ".join(step.split()) == (
-        "m1 1 vm1 h1 → h2 live 112 MiB/s 40 s 200 ms +0:00 +0:40 "
-        "h1 is at 0.94 CPU; converges in 3 rounds"
+        "m1 1 vm1 h1 → h2 live 112 MiB/s 40 s 200 ms +0:00 +0:40 h1 is at 0.94 CPU"
     )
+
+
+def test_a_mode_other_than_live_is_explained_and_live_only_when_asked() -> None:
+    warm = a_plan(migrations=(a_migration(mode=Mode.SUSPEND),))
+
+    assert "converges in 3 rounds" in plan_text(warm)
+    assert "converges in 3 rounds" not in plan_text(a_plan())
+    assert "converges in 3 rounds" in plan_text(a_plan(), wide=True)
 
 
 def test_a_guessed_prediction_is_marked_as_one() -> None:
@@ -179,7 +186,7 @@ def test_a_balanced_cluster_has_nothing_to_apply() -> None:
 def test_on_a_narrow_terminal_nothing_is_left_out() -> None:
     text = plan_text(a_plan(), terminal(70))
 
-    assert "wave 1, bandwidth 112 MiB/s; h1 is at 0.94 CPU; converges in" in text
+    assert "wave 1, bandwidth 112 MiB/s; h1 is at 0.94 CPU" in text
 
 
 def test_the_same_plan_is_always_the_same_text() -> None:
