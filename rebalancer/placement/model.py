@@ -77,7 +77,11 @@ class Model:
     def solve(
         self, seconds: float, *, gap_ratio: float = 1e-6, threads: int = 1
     ) -> Solution | None:
-        """Minimise within about `seconds`; `None` if nothing usable came out in that time."""
+        """Minimise within about `seconds`; `None` if nothing usable came out.
+
+        That may be for want of time, because the rows contradict each other, or because the
+        solver failed. Callers always have an answer already, so they need not know which.
+        """
         problem, variables = self._as_pulp()
         solver = pulp.HiGHS(
             msg=False,
@@ -87,7 +91,10 @@ class Model:
             warmStart=bool(self.starts),
             random_seed=0,
         )
-        stats = problem.solve(solver)
+        try:
+            stats = problem.solve(solver)
+        except pulp.PulpError:
+            return None
         if not stats.has_solution:
             return None
         values = np.array([variable.varValue for variable in variables], float)

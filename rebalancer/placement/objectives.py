@@ -9,7 +9,7 @@ weights; between tiers nothing is traded.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,9 @@ from rebalancer.placement.problem import LIMITED, PlacementProblem, Resource
 DRAIN_TIER = -2
 """Draining goes before everything else, whatever tiers a policy names."""
 REPAIR_TIER = -1
+
+TOLERANCE = 1e-6
+"""Costs that differ by less are the same."""
 
 MOVE_PRICE = 0.1
 """Cost, at weight 1, of moving as much memory as a mean host has.
@@ -112,6 +115,17 @@ class Tier:
 def is_necessary(tier: Tier) -> bool:
     """Whether the tier is about what has to happen: draining, mending what is broken."""
     return tier.number in (DRAIN_TIER, REPAIR_TIER)
+
+
+def deciding_tier(
+    problem: PlacementProblem, tiers: Iterable[Tier], before: Ints, after: Ints
+) -> tuple[Tier | None, float]:
+    """The most important tier that the two placements differ in, and by how much it rises."""
+    for tier in tiers:
+        rise = tier.cost(problem, after) - tier.cost(problem, before)
+        if abs(rise) > TOLERANCE:
+            return tier, rise
+    return None, 0.0
 
 
 def find_tiers(problem: PlacementProblem) -> tuple[Tier, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from rebalancer.placement.arrays import Bools, Ints
 from rebalancer.placement.layout import TIER_RATIO, Layout, Scale, scale_of
 from rebalancer.placement.local_search import Budget, descend
-from rebalancer.placement.objectives import Tier, is_necessary
+from rebalancer.placement.objectives import Tier, deciding_tier, is_necessary
 from rebalancer.placement.problem import LIMITED, PlacementProblem, Resource
 
 PARKING_SHARE = 0.8
@@ -43,9 +43,10 @@ def make_orderable(
     safe = np.where(problem.drains[layout.x], x, layout.x)
     if not _is_allowed(problem, x, safe):
         safe = layout.x
-    if _loses_too_much(problem, tiers, x, safe) and _reaches_by_parking(problem, x):
+    if _loses_too_much(problem, tiers, x, safe) and is_reachable(problem, x):
         return x
-    return safe
+    # What is left of the moves may not be worth making without those that were left out.
+    return safe if deciding_tier(problem, tiers, problem.start, safe)[1] < 0 else problem.start
 
 
 def _loses_too_much(problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, safe: Ints) -> bool:
@@ -88,7 +89,7 @@ def _step(layout: Layout, unit: int, target: int) -> bool:
     return True
 
 
-def _reaches_by_parking(problem: PlacementProblem, x: Ints) -> bool:
+def is_reachable(problem: PlacementProblem, x: Ints) -> bool:
     """Whether parking one unit at a time on some host with room for it leads to `x`."""
     layout = Layout(problem, problem.start, _NO_GOALS)
     _advance(layout, x)
@@ -99,18 +100,17 @@ def _reaches_by_parking(problem: PlacementProblem, x: Ints) -> bool:
 
 
 def _park(layout: Layout, unit: int, x: Ints) -> bool:
-    """Park the unit anywhere if that lets another one advance; undo it if not."""
-    here = int(layout.x[unit])
-    room = layout.allowed(np.array([unit]), here)[0]
+    """Park the unit anywhere if that lets another one arrive; undo it all if not."""
+    before = layout.x.copy()
+    room = layout.allowed(np.array([unit]), int(before[unit]))[0]
     for host in np.flatnonzero(room).tolist():
         if not _step(layout, unit, host):
             continue
-        before = _left(layout, x)
         _advance(layout, x)
-        if _left(layout, x) < before - 1 or layout.x[unit] == x[unit]:
+        if _left(layout, x) < int((before != x).sum()):
             return True
-        if layout.x[unit] == host:
-            layout.move(unit, here)
+        for moved in np.flatnonzero(layout.x != before).tolist():
+            layout.move(moved, int(before[moved]))
     return False
 
 

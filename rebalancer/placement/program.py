@@ -91,7 +91,7 @@ def solve_program(
         bound = max(bound, solution.bound)
         candidate = program.placement(solution)
         found = scale.cost(problem, candidate)
-        if found < cost:
+        if found < cost and program.admits(candidate):
             best, cost = candidate, found
         if cost - bound <= CLOSE * max(1.0, abs(cost)) or not program.refine(candidate):
             break
@@ -274,6 +274,11 @@ class _Program:
         for unit, hosts in self._columns.items():
             x[unit] = max(hosts, key=lambda host: solution.values[hosts[host]])
         return x
+
+    def admits(self, x: Ints) -> bool:
+        """Whether limits really hold: to a solver a few bytes in a terabyte are nothing."""
+        limits = self._problem.limits(self._x) + SLACK
+        return bool((self._problem.load(x)[: len(LIMITED)] <= limits).all())
 
     def refine(self, x: Ints) -> bool:
         """Add tangents at the loads of `x`; say whether that changes the model."""

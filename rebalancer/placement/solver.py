@@ -18,12 +18,17 @@ from rebalancer.placement.engine import improve_tier
 from rebalancer.placement.explain import find_unmoved, reasons_of_moves
 from rebalancer.placement.local_search import Budget
 from rebalancer.placement.necessary import do_what_is_necessary
-from rebalancer.placement.objectives import DRAIN_TIER, Tier, find_tiers, is_necessary
-from rebalancer.placement.ordering import make_orderable
+from rebalancer.placement.objectives import (
+    DRAIN_TIER,
+    TOLERANCE,
+    Tier,
+    deciding_tier,
+    find_tiers,
+    is_necessary,
+)
+from rebalancer.placement.ordering import is_reachable, make_orderable
 from rebalancer.placement.problem import PlacementProblem, placement_problem
 
-TOLERANCE = 1e-6
-"""Costs that differ by less are the same."""
 PROVED_RATIO = 1e-4
 """A placement is called optimal when at most this share of the improvement that could be
 possible is missing: tangents and tolerances make a bound a little lower than it need be."""
@@ -117,8 +122,9 @@ def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, se
         )
         bounds[tier.number] = result.bound
         x = result.x if _is_better(problem, goals, x, result.x) else x
+    needed = make_orderable(problem, needed, tiers, budget)
     x = make_orderable(problem, x, tiers, budget)
-    worth_it = _is_worth_it(problem, goals, needed, x)
+    worth_it = _is_worth_it(problem, tiers, needed, x)
     return _Found(x=x if worth_it else needed, needed=needed, bounds=bounds)
 
 
@@ -159,7 +165,7 @@ def _settled(
         x = _in_terms_of(problem, echo_problem.assignment(echo.x))
         if x is None or not _is_better(problem, tiers, found.x, x):
             break
-        if _moves_too_much(problem, found.needed, x):
+        if _moves_too_much(problem, found.needed, x) or not is_reachable(problem, x):
             break
         found = replace(found, x=x)
     return found
@@ -184,29 +190,16 @@ def _moves_too_much(problem: PlacementProblem, needed: Ints, x: Ints) -> bool:
 
 
 def _is_better(problem: PlacementProblem, tiers: Sequence[Tier], before: Ints, after: Ints) -> bool:
-    tier = _deciding_tier(problem, tiers, before, after)
-    return tier is not None and tier.cost(problem, after) < tier.cost(problem, before)
+    return deciding_tier(problem, tiers, before, after)[1] < 0
 
 
-def _is_worth_it(problem: PlacementProblem, goals: Sequence[Tier], needed: Ints, x: Ints) -> bool:
+def _is_worth_it(problem: PlacementProblem, tiers: Sequence[Tier], needed: Ints, x: Ints) -> bool:
     """Whether what goals gain beyond what is needed is the share that the policy asks for."""
-    tier = _deciding_tier(problem, goals, needed, x)
-    if tier is None:
-        return False
-    before, after = tier.cost(problem, needed), tier.cost(problem, x)
+    tier, rise = deciding_tier(problem, tiers, needed, x)
     trigger = problem.policy.trigger
-    least = trigger.min_gain_ratio * abs(before) if trigger else 0.0
-    return before - after > max(least, TOLERANCE)
-
-
-def _deciding_tier(
-    problem: PlacementProblem, tiers: Sequence[Tier], before: Ints, after: Ints
-) -> Tier | None:
-    """The most important tier that the two placements differ in."""
-    for tier in tiers:
-        if abs(tier.cost(problem, before) - tier.cost(problem, after)) > TOLERANCE:
-            return tier
-    return None
+    if tier is None or trigger is None or is_necessary(tier):
+        return rise < 0
+    return -rise > trigger.min_gain_ratio * abs(tier.cost(problem, needed))
 
 
 def _objective(
@@ -218,7 +211,8 @@ def _objective(
 ) -> Objective:
     """The tier that decided, in numbers; the first tier of goals if nothing moves."""
     goals = [tier for tier in tiers if not is_necessary(tier)]
-    tier = _deciding_tier(problem, tiers, problem.start, found.x) or next(iter(goals), None)
+    tier, _ = deciding_tier(problem, tiers, problem.start, found.x)
+    tier = tier or next(iter(goals), None)
     if tier is None:
         return Objective(
             before=0.0, after=0.0, bound=0.0, status=SolveStatus.UNCHANGED, solve_seconds=seconds
@@ -226,7 +220,8 @@ def _objective(
     terms_before, terms_after = tier.terms(problem, problem.start), tier.terms(problem, found.x)
     before, after = sum(terms_before.values()), sum(terms_after.values())
     bound = _least(problem, tier) if is_necessary(tier) else found.bounds.get(tier.number, 0.0)
-    bound = min(max(bound, _floor(tier)), after)
+    # No term of any goal is negative.
+    bound = min(max(bound, 0.0), after)
     return Objective(
         before=before,
         after=after,
@@ -236,11 +231,6 @@ def _objective(
         terms_before=terms_before,
         terms_after=terms_after,
     )
-
-
-def _floor(tier: Tier) -> float:
-    """The least that a tier can cost by its nature: no term of any goal is negative."""
-    return 0.0
 
 
 def _status(
