@@ -98,8 +98,13 @@ class _Tally:
 class Layout:
     """Where every unit is, with everything that follows from it."""
 
-    def __init__(self, problem: PlacementProblem, x: Ints, scale: Scale) -> None:
-        """Begin with placement `x`, which becomes the measure of what must not get worse."""
+    def __init__(
+        self, problem: PlacementProblem, x: Ints, scale: Scale, *, on_the_way: bool = False
+    ) -> None:
+        """Begin with placement `x`, which becomes the measure of what must not get worse.
+
+        On the way from one placement to another the rules that are final (together) do not count.
+        """
         self.problem = problem
         self.scale = scale
         self.x = x.copy()
@@ -113,7 +118,11 @@ class Layout:
         self._linears = scale.linears
         self._switches = [c for _, c in self._curves if isinstance(c, Switch)]
         self._curve_cost = [self._costs_of(curve) for _, curve in self._curves]
-        self._tallies = [self._tally(group) for group in problem.groups]
+        self._tallies = [
+            self._tally(group)
+            for group in problem.groups
+            if isinstance(group, SpreadGroup) or not on_the_way
+        ]
         self._groups_of: dict[int, list[tuple[_Tally, int]]] = defaultdict(list)
         for tally in self._tallies:
             for unit, multiplicity in tally.group.members.items():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.groups import TogetherGroup
 from rebalancer.placement.layout import TIER_RATIO, Layout, Scale, scale_of
 from rebalancer.placement.local_search import Budget, descend
 from rebalancer.placement.objectives import Tier, deciding_tier, is_necessary
@@ -45,8 +46,19 @@ def make_orderable(
         safe = layout.x
     if _loses_too_much(problem, tiers, x, safe) and is_reachable(problem, x):
         return x
-    # What is left of the moves may not be worth making without those that were left out.
-    return safe if deciding_tier(problem, tiers, problem.start, safe)[1] < 0 else problem.start
+    # What is left of the moves may not be worth making without those that were left out, or
+    # may part what belongs together.
+    is_better = deciding_tier(problem, tiers, problem.start, safe)[1] < 0
+    return safe if is_better and _keeps_together(problem, safe) else problem.start
+
+
+def _keeps_together(problem: PlacementProblem, x: Ints) -> bool:
+    """Whether no group that must be together is farther apart than at the start."""
+    return all(
+        group.excess(x) <= group.excess(problem.start)
+        for group in problem.groups
+        if isinstance(group, TogetherGroup) and group.hard
+    )
 
 
 def _loses_too_much(problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, safe: Ints) -> bool:
@@ -66,7 +78,7 @@ def _is_allowed(problem: PlacementProblem, before: Ints, x: Ints) -> bool:
 
 def _walk(problem: PlacementProblem, x: Ints) -> Ints:
     """How far one gets from the start towards `x` by moves that fit at once, small ones first."""
-    layout = Layout(problem, problem.start, _NO_GOALS)
+    layout = Layout(problem, problem.start, _NO_GOALS, on_the_way=True)
     _advance(layout, x)
     return layout.x
 
@@ -91,7 +103,7 @@ def _step(layout: Layout, unit: int, target: int) -> bool:
 
 def is_reachable(problem: PlacementProblem, x: Ints) -> bool:
     """Whether parking one unit at a time on some host with room for it leads to `x`."""
-    layout = Layout(problem, problem.start, _NO_GOALS)
+    layout = Layout(problem, problem.start, _NO_GOALS, on_the_way=True)
     _advance(layout, x)
     while (stuck := np.flatnonzero(layout.x != x)).size:
         if not any(_park(layout, unit, x) for unit in stuck.tolist()):

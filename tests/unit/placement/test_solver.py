@@ -20,7 +20,8 @@ from rebalancer.cluster.policy import (
     PowerGoal,
     Trigger,
 )
-from rebalancer.cluster.selection import HostSelector
+from rebalancer.cluster.rules import Together
+from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.placement.solver import place
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.placement.clusters import DRAINING, a_hot_host, moves, on, solve
@@ -365,3 +366,19 @@ def test_the_order_of_the_input_does_not_matter() -> None:
     turned = replace(snapshot, hosts=snapshot.hosts[::-1], vms=snapshot.vms[::-1])
 
     assert dict(solve(turned).assignment) == dict(solve(snapshot).assignment)
+
+
+def test_a_group_that_was_apart_goes_where_a_second_plan_would_take_it() -> None:
+    close = Together(name="close", vms=VmSelector(names=("db*",)))
+    hosts = [a_host("h1", memory_bytes=16 * GIB), a_host("h2", memory_bytes=16 * GIB)]
+    hosts.append(a_host("h3", memory_bytes=32 * GIB))
+    vms = [a_vm(f"db{n}", on="h2", memory_bytes=2 * GIB, cpu_used_cores=0.0) for n in range(3)]
+    vms.append(a_vm("db3", on="h1", memory_bytes=2 * GIB, cpu_used_cores=0.0))
+    snapshot = a_snapshot(hosts, vms)
+
+    first = solve(snapshot, a_policy(close))
+    moved = tuple(replace(vm, host=first.assignment[vm.id]) for vm in vms)
+    second = solve(replace(snapshot, vms=moved), a_policy(close))
+
+    assert len(set(first.assignment.values())) == 1
+    assert dict(second.assignment) == dict(first.assignment)
