@@ -5,10 +5,16 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 HOSTS  := 3
 GUESTS := 6
+SEEDS  := 0:2000
+
+PREFIX := /usr/local
+LIBDIR := $(PREFIX)/lib/rebalancer
+DOCDIR := $(PREFIX)/share/doc/rebalancer
+EXTRAS := libvirt
 
 MAKEFLAGS += --no-print-directory
 .PHONY: help demo test check format format-check lint types imports test-fast coverage \
-        lab-up lab-down bench clean
+        lab-up lab-down bench clean install install-units faults
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +56,9 @@ format: .venv/.stamp-test ## Format the code, and mend what the linter can
 coverage: .venv/.stamp-test ## Show which lines and branches no test without the lab reaches
 	$(PYTEST) -n auto -m "not lab" --cov --cov-report=term
 
+faults: .venv/.stamp-test ## Play SEEDS=0:2000 scripts of disasters in simulation, and judge them
+	$(PYTHON) -m tests.faults --seeds $(SEEDS)
+
 lab-up: .venv/.stamp-lab ## Start HOSTS=3 real libvirt hosts with GUESTS=6 guests on this machine
 	$(PYTHON) -m tests.lab up --hosts $(HOSTS) --guests $(GUESTS)
 
@@ -59,6 +68,27 @@ lab-down: .venv/.stamp-lab ## Remove them
 bench: .venv/.stamp-demo ## Compare predictions with measured migrations, DATA=measurements.csv
 	@test -n "$(DATA)" || { echo 'name the measurements: make bench DATA=measurements.csv'; exit 64; }
 	$(PYTHON) benchmarks/prediction.py --data $(DATA)
+
+# A system-wide interpreter is wanted here: one in somebody's home the daemon cannot read.
+install: .venv/.stamp-demo install-units ## Install program and units below DESTDIR and PREFIX
+	@interpreter=$$($(PYTHON) -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'); \
+	case $$interpreter in /root/*|/home/*) \
+	    echo "note: $$interpreter is in a home, where the daemon's user cannot read it" >&2;; esac; \
+	$(PYTHON) -m pip install --quiet --upgrade --target "$(DESTDIR)$(LIBDIR)" ".[$(EXTRAS)]" && \
+	install -d "$(DESTDIR)$(PREFIX)/bin" && \
+	printf '#!/bin/sh\nPYTHONPATH=%s exec %s -m rebalancer "$$@"\n' "$(LIBDIR)" "$$interpreter" \
+	    > "$(DESTDIR)$(PREFIX)/bin/rebalancer" && \
+	chmod 755 "$(DESTDIR)$(PREFIX)/bin/rebalancer"
+
+install-units:
+	install -d $(addprefix "$(DESTDIR)$(PREFIX)"/lib/,systemd/system sysusers.d tmpfiles.d) \
+	    "$(DESTDIR)$(DOCDIR)" "$(DESTDIR)/etc/rebalancer"
+	for unit in rebalancer.service rebalancer-drain@.service; do \
+	    sed 's,@BINDIR@,$(PREFIX)/bin,;s,@DOCDIR@,$(DOCDIR),' "systemd/$$unit" \
+	        > "$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit"; done
+	install -m 644 systemd/sysusers.d/rebalancer.conf "$(DESTDIR)$(PREFIX)/lib/sysusers.d/"
+	install -m 644 systemd/tmpfiles.d/rebalancer.conf "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/"
+	install -m 644 docs/operations.md config/rebalancer.yaml policies/*.yaml "$(DESTDIR)$(DOCDIR)/"
 
 clean: ## Remove .venv and everything that was built
 	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

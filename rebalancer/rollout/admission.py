@@ -105,11 +105,16 @@ class _Gate:
     def _resources(self, migration: Migration) -> Iterator[tuple[Resource, float]]:
         hosts = self._snapshot.host_by_id
         source, target = hosts.get(migration.source), hosts.get(migration.target)
-        if source is None or target is None or not uses_the_network(migration.mode):
+        if not uses_the_network(migration.mode):
             return
+        # One end may be out of the configuration by now; the other one's NIC is busy all the same.
         share = self._limits.link_share
-        yield ("out of", source.id), source.nic_bytes_per_second * share
-        yield ("into", target.id), target.nic_bytes_per_second * share
+        if source is not None:
+            yield ("out of", source.id), source.nic_bytes_per_second * share
+        if target is not None:
+            yield ("into", target.id), target.nic_bytes_per_second * share
+        if source is None or target is None:
+            return
         for link in self._snapshot.links_between(source, target):
             yield (f"wan to {target.site}", link.name), link.bytes_per_second * share
 

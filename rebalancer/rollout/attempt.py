@@ -30,6 +30,10 @@ from rebalancer.rollout.driver import (
     Undefine,
 )
 
+VAGUE_CODES = frozenset({1, 5, 38, 39})
+"""libvirt's numbers for errors that a lost connection brings, among others: INTERNAL_ERROR,
+NO_CONNECT, SYSTEM_ERROR, RPC. What was asked for may still be going on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
@@ -73,6 +77,8 @@ class Attempt:
     waited for it died. It may still have an effect."""
     stale_on_source: bool = False
     """Two copies ran, and we paused the source's, which must never run again."""
+    is_error_vague: bool = False
+    """The last error may only mean that the connection broke: what was asked may go on."""
     error: str = ""
     """What the call said when it failed; for people, never to decide by."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rebalancer.cluster.plan import Migration, MigrationState
 from rebalancer.rollout.attempt import (
+    VAGUE_CODES,
     Attempt,
     before_from_json,
     before_to_json,
@@ -162,6 +163,7 @@ def attempt_from(migration: Migration, records: Sequence[Record]) -> Attempt | N
         open_call=_has_open_call(records),
         stale_on_source=any(record.payload["stale_on_source"] for record in intents),
         error=_last_error(records),
+        is_error_vague=_is_last_error_vague(records),
     )
 
 
@@ -179,6 +181,16 @@ def _has_open_call(records: Sequence[Record]) -> bool:
         elif record.kind is RecordKind.OBSERVED and record.payload["to"] in _MOVING:
             is_open = bool(record.payload.get("timed_out"))
     return is_open
+
+
+def _is_last_error_vague(records: Sequence[Record]) -> bool:
+    """Whether the last call that moves, stops or starts it may have failed by its connection."""
+    replies = [
+        record.payload
+        for record in records
+        if record.kind is RecordKind.OBSERVED and record.payload["to"] in _MOVING
+    ]
+    return bool(replies) and replies[-1].get("code") in VAGUE_CODES
 
 
 def _last_error(records: Sequence[Record]) -> str:

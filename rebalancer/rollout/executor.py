@@ -16,6 +16,7 @@ from typing import Any
 from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.cluster.plan import ENDED_STATES, MigrationState, Outcome, Plan
 from rebalancer.cluster.policy import Limits, MigrationPermissions, Policy
+from rebalancer.rollout.attempt import Attempt
 from rebalancer.rollout.chronicle import (
     attempt_from,
     events_of,
@@ -31,6 +32,7 @@ from rebalancer.rollout.driver import (
     Pending,
     ReadProgress,
     Returned,
+    SwitchToPostCopy,
     Ticket,
     TransferProgress,
 )
@@ -184,6 +186,18 @@ def recover(
             journal.release(own)
 
 
+def _watch_again(attempt: Attempt, now: datetime) -> Watch:
+    """Watch what a dead process asked for: what it may have done to the guest still holds."""
+    begun = Watch.begun(now, attempt.migration.max_downtime_seconds)
+    switched = attempt.has_issued(SwitchToPostCopy)
+    return replace(
+        begun,
+        paused_at=now if attempt.paused_by_us else None,
+        switched=switched,
+        is_switch_doubtful=switched,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Issued:
     migration: str
@@ -293,7 +307,7 @@ class _Run:
             entered_at=now,
             attempt=attempt,
             requested_at=requested_at,
-            watch=Watch.begun(now, row.migration.max_downtime_seconds),
+            watch=_watch_again(attempt, now),
         )
 
     def _never_begun(self, row: MigrationRow) -> Outcome:
@@ -349,13 +363,18 @@ class _Run:
             uri_of=settings.uri_of,
             stop=StopRequest(self._should_stop()),
             budget=settings.budget,
-            closed=self._drained(snapshot),
+            closed=self._drained(snapshot) if self._may_begin_something else {},
             frozen=self._frozen,
         )
 
     def _drained(self, snapshot: Snapshot) -> Mapping[HostId, str]:
         marks = self._journal.drains(snapshot.cluster)
         return {host: f"it is being drained. {mark.reason}" for host, mark in marks.items()}
+
+    @property
+    def _may_begin_something(self) -> bool:
+        early = (MigrationState.PENDING, MigrationState.PREPARE)
+        return any(track.state in early for track in self._tracks.values())
 
     def _collect(self, now: datetime) -> dict[str, list[Heard]]:
         """Ask for all replies; what is not answered yet stays on the list."""

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout.attempt import Attempt
+from rebalancer.rollout.attempt import VAGUE_CODES, Attempt
 from rebalancer.rollout.driver import (
     CopyDefinition,
     Failed,
@@ -55,8 +55,13 @@ def enter(track: Track, reply: Returned | Failed, now: datetime) -> Turn:
 
 def _after(attempt: Attempt, reply: Returned | Failed) -> Attempt:
     if isinstance(reply, Failed):
-        return replace(attempt, error=reply.text, open_call=reply.timed_out)
-    return replace(attempt, open_call=False)
+        return replace(
+            attempt,
+            error=reply.text,
+            open_call=reply.timed_out,
+            is_error_vague=reply.code in VAGUE_CODES,
+        )
+    return replace(attempt, open_call=False, is_error_vague=False)
 
 
 def give_up_waiting(track: Track, now: datetime) -> Turn:
@@ -161,17 +166,25 @@ def _adopt(track: Track, text: str, around: Surroundings, now: datetime) -> Turn
         stuck = f"{track.migration.vm_name}: {text}, and calling it off had no effect"
         return _end(track, Ended(state=S.UNKNOWN, text=f"{stuck}; run `rebalancer recover`"), now)
     if not _is_ours(track) and _is_overdue(track, now):
-        busy = f"{track.migration.vm_name}: somebody else's migration of it does not end"
+        busy = (
+            f"{track.migration.vm_name}: somebody else's migration of it does not end; find out "
+            "whose it is (`virsh domjobinfo`), then run `rebalancer recover`"
+        )
         return _end(track, Ended(state=S.UNKNOWN, text=busy), now)
     if not _is_ours(track):
         waiting = replace(track, text=text)
         return Turn(track=waiting.later(now, around.times.look_seconds))
-    return Turn(track=track.enter(S.TRANSFER, now)).noting(f"adopted: {text}")
+    assert track.attempt is not None
+    adopted = replace(track, attempt=replace(track.attempt, open_call=True))
+    return Turn(track=adopted.enter(S.TRANSFER, now)).noting(f"adopted: {text}")
 
 
 def _is_ours(track: Track) -> bool:
-    """A job can only be ours while the end of our call was not seen."""
-    return track.attempt is not None and track.attempt.open_call and track.watch is not None
+    """A job can only be ours while it is not certain that our call has ended."""
+    attempt = track.attempt
+    if attempt is None or track.watch is None:
+        return False
+    return attempt.open_call or attempt.is_error_vague
 
 
 def _is_overdue(track: Track, now: datetime) -> bool:
@@ -207,8 +220,8 @@ def _is_quiet(track: Track, times: Times, now: datetime) -> bool:
     attempt = track.attempt
     assert attempt is not None
     if _may_still_shut_down(track):
-        asked_at = track.requested_at or track.entered_at
-        return (now - asked_at).total_seconds() >= times.shutdown_seconds
+        # Not since the request: the clock may have been set while no controller lived.
+        return (now - track.entered_at).total_seconds() >= times.shutdown_seconds
     return not attempt.open_call or _seconds(track, now) >= times.settle_seconds
 
 
@@ -216,7 +229,7 @@ def _may_still_shut_down(track: Track) -> bool:
     """Whether a guest that runs was asked to shut down, and may be about to."""
     attempt, settling = track.attempt, track.settling
     assert attempt is not None
-    refused = bool(attempt.error) and not attempt.open_call
+    refused = bool(attempt.error) and not attempt.open_call and not attempt.is_error_vague
     return (
         settling is not None
         and isinstance(settling.decision, Ended)

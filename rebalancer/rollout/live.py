@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rebalancer.cluster.inventory import Mode
+from rebalancer.cluster.inventory import Mode, VmState
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout import finish
 from rebalancer.rollout.driver import (
     Abort,
+    DomainView,
     Failed,
     Look,
     Migrate,
@@ -18,6 +19,7 @@ from rebalancer.rollout.driver import (
     Returned,
     SetMaxDowntime,
     Sighting,
+    StateReason,
     SwitchToPostCopy,
     TransferProgress,
 )
@@ -30,8 +32,11 @@ from rebalancer.rollout.precopy import (
     Watch,
     judge,
 )
-from rebalancer.rollout.reconcile import StillMoving, reconcile
+from rebalancer.rollout.reconcile import LookAgain, StillMoving, reconcile
 from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
+
+TRIES = 3
+"""How often a guest is paused or switched to post-copy before the migration is called off."""
 
 
 def begin(track: Track, now: datetime) -> Turn:
@@ -64,7 +69,11 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             return _looked(track, sighting, around, now)
         case Pause(), Failed() as reply if not reply.timed_out:
             return _not_paused(track, reply, now)
-        case (Abort() | SetMaxDowntime() | SwitchToPostCopy()) as command, Failed() as reply:
+        case SwitchToPostCopy(), Failed() as reply:
+            assert track.watch is not None
+            doubtful = replace(track.watch, is_switch_doubtful=True)
+            return _with_watch(track, doubtful).noting(f"SwitchToPostCopy failed: {reply.text}")
+        case (Abort() | SetMaxDowntime()) as command, Failed() as reply:
             return Turn(track=track).noting(f"{type(command).__name__} failed: {reply.text}")
     return Turn(track=track)
 
@@ -80,11 +89,40 @@ def _sampled(track: Track, progress: TransferProgress, now: datetime) -> Turn:
 
 
 def _looked(track: Track, sighting: Sighting, around: Surroundings, now: datetime) -> Turn:
-    """Only an adopted transfer is looked at: nobody waits for its call any more."""
+    """The hosts say whether an adopted or a doubtful transfer still goes on."""
     assert track.attempt is not None
-    if isinstance(reconcile(track.attempt, sighting, around.uri_of), StillMoving):
+    decision = reconcile(track.attempt, sighting, around.uri_of)
+    if isinstance(decision, StillMoving):
+        return _switch_looked_up(track, sighting, now)
+    if not track.awaits(Migrate):
+        return Turn(track=track.enter(MigrationState.FINISH, now))
+    patience = around.times.unknown_patience_seconds
+    if isinstance(decision, LookAgain) and _seconds_without_news(track, now) < patience:
         return Turn(track=track)
-    return Turn(track=track.enter(MigrationState.FINISH, now))
+    return finish.give_up_waiting(track, now)
+
+
+def _switch_looked_up(track: Track, sighting: Sighting, now: datetime) -> Turn:
+    """Find out whether a switch to post-copy came about; if not, try it again or give up."""
+    assert track.watch is not None
+    assert track.attempt is not None
+    source = sighting.views.get(track.migration.source)
+    if not track.watch.is_switch_doubtful or not isinstance(source, DomainView):
+        return Turn(track=track)
+    if source.reason in (StateReason.POST_COPY, StateReason.POST_COPY_FAILED):
+        return _with_watch(track, replace(track.watch, is_switch_doubtful=False))
+    if source.state is not VmState.RUNNING:
+        return Turn(track=track)  # it is just being handed over: the next look tells more
+    turn = _with_watch(track, replace(track.watch, switched=False, is_switch_doubtful=False))
+    if track.attempt.times_issued(SwitchToPostCopy) < TRIES:
+        return turn
+    return turn.then(call_off(turn.track, "the switch to post-copy has no effect", now))
+
+
+def _seconds_without_news(track: Track, now: datetime) -> float:
+    """For how long the hypervisor has told nothing of the transfer."""
+    assert track.watch is not None
+    return (now - (track.watch.sampled_at or track.watch.started_at)).total_seconds()
 
 
 def _not_paused(track: Track, reply: Failed, now: datetime) -> Turn:
@@ -93,7 +131,7 @@ def _not_paused(track: Track, reply: Failed, now: datetime) -> Turn:
     assert track.attempt is not None
     awake = replace(track, watch=replace(track.watch, paused_at=None))
     turn = Turn(track=awake).noting(f"the guest could not be paused: {reply.text}")
-    if track.attempt.times_issued(Pause) < 3:
+    if track.attempt.times_issued(Pause) < TRIES:
         return turn
     return turn.then(call_off(turn.track, "the guest cannot be paused to finish it", now))
 
@@ -102,15 +140,18 @@ def on_time(track: Track, around: Surroundings, now: datetime) -> Turn:
     """Read the progress when it is due, and judge it."""
     turn = Turn(track=track)
     if track.is_due(now):
-        turn = _poll(track.later(now, around.times.poll_seconds))
+        turn = _poll(track.later(now, around.times.poll_seconds), around, now)
     return turn.then(_judged(turn.track, around, now))
 
 
-def _poll(track: Track) -> Turn:
+def _poll(track: Track, around: Surroundings, now: datetime) -> Turn:
     turn, migration = Turn(track=track), track.migration
     if not track.awaits(ReadProgress):
         turn = turn.issuing(ReadProgress(vm=migration.vm, host=migration.source))
-    if not track.awaits(Migrate) and not track.awaits(Look):
+    # A call whose answer got lost never ends, so the hosts are asked when it tells nothing.
+    is_doubtful = _seconds_without_news(track, now) >= around.times.silence_seconds / 2
+    is_doubtful = is_doubtful or (track.watch is not None and track.watch.is_switch_doubtful)
+    if (is_doubtful or not track.awaits(Migrate)) and not track.awaits(Look):
         ends = (migration.source, migration.target)
         turn = turn.issuing(Look(vm=migration.vm, hosts=ends))
     return turn

@@ -267,6 +267,9 @@ def _no_worse_than_staying(scene: Scene, assignment: Assignment, vm: Vm) -> bool
 
 def _hard(scene: Scene, assignment: Assignment, *, is_final: bool = False) -> tuple[Violation, ...]:
     assert scene.policy is not None
+    known = scene.snapshot.host_by_id
+    # A host may have been taken out of the configuration while VMs were on their way to it.
+    assignment = {vm: host for vm, host in assignment.items() if host in known}
     return tuple(
         violation
         for rule in scene.policy.rules

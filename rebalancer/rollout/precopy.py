@@ -61,6 +61,8 @@ class Watch:
     paused_at: datetime | None = None
     switched: bool = False
     """Post-copy has begun: nothing can be called off any more."""
+    is_switch_doubtful: bool = False
+    """The switch to post-copy failed or was not answered; only a look tells what came of it."""
 
     @classmethod
     def begun(cls, now: datetime, downtime_seconds: float) -> Watch:

@@ -144,11 +144,15 @@ class Datacentre:
         """Let faults strike that waited for `migration` to reach `stage`."""
         self._rates = None
         for fault in self.faults.take(stage, migration.vm, migration.hosts):
-            effect = partial(fault_effects.strike, self, fault, migration)
-            if fault.after_seconds > 0:
-                self.schedule(fault.after_seconds, effect)
-            else:
-                effect()
+            self.let_strike(fault, migration)
+
+    def let_strike(self, fault: Fault, migration: SimulatedMigration | None) -> None:
+        """Let a fault happen whose time has come, or that long after."""
+        effect = partial(fault_effects.strike, self, fault, migration)
+        if fault.after_seconds > 0:
+            self.schedule(fault.after_seconds, effect)
+        else:
+            effect()
 
     def rng_for(self, vm: VmId) -> np.random.Generator:
         """Return random numbers for this attempt at moving the VM."""
@@ -211,6 +215,10 @@ class Datacentre:
         """Whether the host has memory for one more guest."""
         return host.used_memory_bytes + memory_bytes <= self._memory_limit(host)
 
+    def is_locked(self, vm: VmId) -> bool:
+        """Whether a running copy holds the lock on the VM's shared disk."""
+        return bool(self.guests[vm].vm.storage) and bool(self.record.running_on(vm))
+
     def put_to_sleep(self, host: HostId) -> None:
         """Power an empty host off to save energy."""
         found = self.hosts[host]
@@ -243,6 +251,7 @@ class Datacentre:
     def _note(self, vm: VmId, host: HostId, what: str, runs: bool) -> None:
         self.record.note(self.seconds, vm, host, what, runs=runs)
         found = self.hosts[host]
+        self.record.note_memory(host, found.used_memory_bytes)
         self.record.overload(
             self.seconds,
             f"the memory of {host}",

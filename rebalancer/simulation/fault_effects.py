@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rebalancer.cluster.inventory import HostId, VmId, VmState
-from rebalancer.rollout.driver import JobKind, StateReason
+from rebalancer.cluster.inventory import HostId, HostState, VmId, VmState
+from rebalancer.rollout.driver import JobKind, Migrate, StateReason
 from rebalancer.simulation.calls import ErrorCode, failure
 from rebalancer.simulation.faults import Fault, FaultKind, Stage
 
@@ -23,6 +24,9 @@ _MONITOR_CLOSED = failure(
 )
 _DAEMON_GONE = failure(ErrorCode.SYSTEM_ERROR, "Cannot recv data: End of file while reading data")
 _CLIENT_LOST = failure(ErrorCode.INTERNAL, "internal error: client socket is closed")
+
+_SOMEBODYS_BYTES_PER_SECOND = 800.0 * 1024 * 1024
+"""What other administrators give their migrations."""
 
 
 def strike(world: Datacentre, fault: Fault, migration: SimulatedMigration | None) -> None:
@@ -43,12 +47,18 @@ _ON_HOST = (
     FaultKind.HOST_UNREACHABLE,
     FaultKind.HOST_DIES,
     FaultKind.LIBVIRTD_RESTARTS,
+    FaultKind.MEMORY_TAKEN,
+    FaultKind.HOST_IN_MAINTENANCE,
 )
 _ON_GUEST = (
     FaultKind.SOURCE_GUEST_DIES,
     FaultKind.DIRTIES_FASTER,
     FaultKind.IO_ERROR,
     FaultKind.BACKUP_RUNS,
+    FaultKind.MIGRATED_BY_SOMEBODY,
+    FaultKind.SHUT_DOWN_BY_OWNER,
+    FaultKind.RE_CREATED,
+    FaultKind.MEMORY_GROWS,
 )
 
 
@@ -123,17 +133,68 @@ def _strike_guest(world: Datacentre, fault: Fault, migration: SimulatedMigration
             _stop_for_io_error(world, vm)
         case FaultKind.BACKUP_RUNS:
             _occupy(world, vm, fault.duration_seconds)
+        case FaultKind.MIGRATED_BY_SOMEBODY:
+            assert fault.host is not None, "somebody migrates it somewhere"
+            _migrate_behind_our_back(world, vm, fault.host)
+        case FaultKind.SHUT_DOWN_BY_OWNER:
+            _end_guest(world, vm, StateReason.USER)
+        case FaultKind.RE_CREATED:
+            _re_create(world, vm)
+        case FaultKind.MEMORY_GROWS:
+            _grow(world, vm, fault.factor)
         case _:
             raise AssertionError(fault.kind)
 
 
+def _migrate_behind_our_back(world: Datacentre, vm: VmId, target: HostId) -> None:
+    """Let another administrator ask for a migration; hypervisors refuse it where they would."""
+    for source in world.record.running_on(vm):
+        world.ask(
+            Migrate(
+                vm=vm,
+                host=source,
+                target=target,
+                bytes_per_second=_SOMEBODYS_BYTES_PER_SECOND,
+                max_downtime_seconds=0.3,
+                persistent=world.hosts[source].domains[vm].persistent,
+            )
+        )
+
+
+def _re_create(world: Datacentre, vm: VmId) -> None:
+    _end_guest(world, vm, StateReason.USER)
+    for host in world.hosts.values():
+        if vm in host.domains and host.domains[vm].process is None:
+            host.undefine(vm)
+            host.foreign_names.add(world.guests[vm].vm.name)
+
+
+def _grow(world: Datacentre, vm: VmId, factor: float) -> None:
+    """Plug memory into it; libvirt refuses that while the VM has a job."""
+    if world.migration_of(vm) is not None:
+        return
+    guest = world.guests[vm]
+    grown = int(guest.vm.memory_bytes * factor)
+    world.guests[vm] = replace(guest, vm=replace(guest.vm, memory_bytes=grown))
+    for host in world.hosts.values():
+        if (domain := host.domains.get(vm)) is not None:
+            domain.memory_bytes = grown
+            if domain.process is not None:
+                domain.process.memory_bytes = grown
+                world.record.note_memory(host.id, host.used_memory_bytes)
+
+
 def _kill_guest(world: Datacentre, vm: VmId) -> None:
+    _end_guest(world, vm, StateReason.CRASHED)
+
+
+def _end_guest(world: Datacentre, vm: VmId, reason: StateReason) -> None:
     migration = world.migration_of(vm)
     if migration is not None:
-        migration.lose_source(_MONITOR_CLOSED, StateReason.CRASHED)
+        migration.lose_source(_MONITOR_CLOSED, reason)
         return
     for host in world.record.running_on(vm):
-        world.hosts[host].end_process(vm, StateReason.CRASHED)
+        world.hosts[host].end_process(vm, reason)
 
 
 def _stop_for_io_error(world: Datacentre, vm: VmId) -> None:
@@ -175,6 +236,10 @@ def _strike_host(world: Datacentre, fault: Fault, host: HostId) -> None:
             _restart_daemon(world, host)
         case FaultKind.HOST_DIES:
             _kill_host(world, host, fault.duration_seconds)
+        case FaultKind.MEMORY_TAKEN:
+            found.taken_memory_bytes = int(found.facts.guest_memory_bytes * fault.factor)
+        case FaultKind.HOST_IN_MAINTENANCE:
+            found.facts = replace(found.facts, state=HostState.MAINTENANCE)
         case _:
             raise AssertionError(fault.kind)
 
@@ -237,14 +302,17 @@ def _lose_target_host(world: Datacentre, migration: SimulatedMigration) -> None:
 
 
 def _power_on(world: Datacentre, host: HostId) -> None:
-    """Boot: whatever has autostart is started, wherever else it may be running."""
+    """Boot: whatever has autostart is started, wherever else it may be running.
+
+    Only the lock on a shared disk prevents a second copy.
+    """
     found = world.hosts[host]
     found.powered = True
     _make_unreachable(world, host, world.timings.boot_seconds)
 
     def autostart() -> None:
         for domain in tuple(found.domains.values()):
-            if domain.autostart and domain.process is None:
+            if domain.autostart and domain.process is None and not world.is_locked(domain.vm):
                 found.begin_process(
                     domain.vm, domain.memory_bytes, VmState.RUNNING, StateReason.OTHER
                 )

@@ -73,6 +73,17 @@ class FaultKind(StrEnum):
     BACKUP_RUNS = "backup-runs"
     """Somebody else's job occupies the VM."""
     ABORTED_BY_SOMEBODY = "aborted-by-somebody"
+    MIGRATED_BY_SOMEBODY = "migrated-by-somebody"
+    """Another administrator migrates the VM to `host`."""
+    SHUT_DOWN_BY_OWNER = "shut-down-by-owner"
+    RE_CREATED = "re-created"
+    """The VM is deleted, and another one with its name is there instead."""
+    MEMORY_GROWS = "memory-grows"
+    """The VM is given `factor` times its memory."""
+    MEMORY_TAKEN = "memory-taken"
+    """Something else on the host takes the share `factor` of the memory for guests."""
+    HOST_IN_MAINTENANCE = "host-in-maintenance"
+    """Another administrator takes the host out of service; observations tell it."""
 
 
 _USUAL_STAGE = {
@@ -96,9 +107,23 @@ HOST_KINDS = frozenset(
         FaultKind.HOST_UNREACHABLE,
         FaultKind.HOST_DIES,
         FaultKind.LIBVIRTD_RESTARTS,
+        FaultKind.MIGRATED_BY_SOMEBODY,
+        FaultKind.MEMORY_TAKEN,
+        FaultKind.HOST_IN_MAINTENANCE,
     }
 )
 """Kinds that must say which host they are about."""
+
+VM_KINDS = frozenset(
+    {
+        FaultKind.STALE_DEFINITION,
+        FaultKind.MIGRATED_BY_SOMEBODY,
+        FaultKind.SHUT_DOWN_BY_OWNER,
+        FaultKind.RE_CREATED,
+        FaultKind.MEMORY_GROWS,
+    }
+)
+"""Kinds that must say which VM they are about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +152,7 @@ class Fault:
         """Refuse what could never strike."""
         if self.kind in HOST_KINDS and self.host is None:
             raise ValueError(f"fault {self.kind} must say which host")
-        if self.kind is FaultKind.STALE_DEFINITION and self.vm is None:
+        if self.kind in VM_KINDS and self.vm is None:
             raise ValueError(f"fault {self.kind} must say which vm")
         if self.kind in ONLY_THERE and (
             self.at_seconds is not None or self.stage not in (None, _USUAL_STAGE[self.kind])
@@ -139,7 +164,7 @@ class Fault:
         """The stage that it waits for; `None` when it waits for a time."""
         if self.stage is not None or self.at_seconds is not None:
             return self.stage if self.at_seconds is None else None
-        if self.kind in HOST_KINDS or self.kind is FaultKind.BACKUP_RUNS:
+        if self.kind in (*HOST_KINDS, *VM_KINDS, FaultKind.BACKUP_RUNS):
             return None
         return _USUAL_STAGE.get(self.kind, Stage.TRANSFER)
 
@@ -191,7 +216,14 @@ class FaultScript:
 _RANDOM_KINDS = tuple(
     kind
     for kind in FaultKind
-    if kind not in (FaultKind.SPLIT_BRAIN, FaultKind.HOST_DIES, FaultKind.STALE_DEFINITION)
+    if kind
+    not in (
+        FaultKind.SPLIT_BRAIN,
+        FaultKind.HOST_DIES,
+        FaultKind.MEMORY_TAKEN,
+        FaultKind.HOST_IN_MAINTENANCE,
+        *VM_KINDS,
+    )
 )
 """What a controller should come through without losing a VM or needing a person for it."""
 

@@ -56,6 +56,8 @@ class SimulatedHost:
         self.domains: dict[VmId, Domain] = {}
         self.foreign_names: set[str] = set()
         """Names that other people's domains of another UUID already have here."""
+        self.taken_memory_bytes = 0
+        """Memory for guests that something else than guests has taken."""
         self.asleep = False
         self.powered = True
         self.unreachable_until = 0.0
@@ -70,7 +72,7 @@ class SimulatedHost:
     @property
     def used_memory_bytes(self) -> int:
         """Memory that all processes hold together, incoming copies included."""
-        return sum(
+        return self.taken_memory_bytes + sum(
             domain.process.memory_bytes for domain in self.domains.values() if domain.process
         )
 

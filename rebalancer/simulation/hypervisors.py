@@ -36,7 +36,6 @@ from rebalancer.rollout.driver import (
     Undefine,
     Unreachable,
 )
-from rebalancer.simulation import fault_effects
 from rebalancer.simulation.calls import Call, ErrorCode, failure
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from rebalancer.simulation.datacentre import Datacentre
 
 OK = Returned()
+_ON_CALLS = (FaultKind.CALL_HANGS, FaultKind.REPLY_LOST)
 
 
 def hosts_asked(command: Command) -> tuple[HostId, ...]:
@@ -81,18 +81,16 @@ def _hangs(world: Datacentre, call: Call) -> bool:
     command, hangs = call.command, False
     operation = type(command).__name__
     for fault in world.faults.take(Stage.CALL, command.vm, hosts_asked(command), operation):
-        if fault.kind in (FaultKind.CALL_HANGS, FaultKind.REPLY_LOST):
+        if fault.kind in _ON_CALLS:
             call.is_lost = True
             hangs = hangs or fault.kind is FaultKind.CALL_HANGS
         else:
-            fault_effects.strike(world, fault, world.migration_of(command.vm))
+            world.let_strike(fault, world.migration_of(command.vm))
     return hangs
 
 
 def _receive_look(world: Datacentre, call: Call, command: Look) -> None:
-    hung = {
-        host for host in command.hosts if world.faults.take(Stage.CALL, command.vm, (host,), "Look")
-    }
+    hung = {host for host in command.hosts if _look_hangs(world, command.vm, host)}
     views: dict[HostId, HostView] = {host: Unreachable(why="no answer in time") for host in hung}
     silent = any(not world.answers(host) for host in command.hosts)
     slow = world.timings.connect_seconds if silent or hung else world.timings.call_seconds
@@ -103,6 +101,15 @@ def _receive_look(world: Datacentre, call: Call, command: Look) -> None:
         call.give(Returned(value=Sighting(vm=command.vm, views=views, seen_at=world.now)))
 
     world.schedule(slow, look)
+
+
+def _look_hangs(world: Datacentre, vm: VmId, host: HostId) -> bool:
+    """Let faults strike when a host is asked; whether it never answers."""
+    due = world.faults.take(Stage.CALL, vm, (host,), "Look")
+    for fault in due:
+        if fault.kind not in _ON_CALLS:
+            world.let_strike(fault, world.migration_of(vm))
+    return any(fault.kind in _ON_CALLS for fault in due)
 
 
 def _view(world: Datacentre, host: HostId, vm: VmId) -> HostView:
@@ -150,7 +157,7 @@ def _reply_to(world: Datacentre, call: Call) -> Reply | None:
         case Pause():
             return _pause(world, host, domain)
         case Resume():
-            return _resume(host, domain)
+            return _resume(world, host, domain)
         case ShutDown():
             return _shut_down(world, host, domain)
         case Start():
@@ -285,7 +292,7 @@ def _pause(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     return OK
 
 
-def _resume(host: SimulatedHost, domain: Domain) -> Reply:
+def _resume(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     process = domain.process
     if process is None:
         return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
@@ -293,6 +300,8 @@ def _resume(host: SimulatedHost, domain: Domain) -> Reply:
         return failure(ErrorCode.OPERATION_INVALID, "domain is already running")
     if domain.job is not None:
         return _busy(domain)
+    if world.is_locked(domain.vm):
+        return failure(ErrorCode.INTERNAL, 'Failed to get "write" lock')
     host.set_state(domain.vm, VmState.RUNNING, StateReason.USER)
     return OK
 
@@ -303,7 +312,12 @@ def _shut_down(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
         return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
     if domain.job is not None:
         return _busy(domain)
-    ignores = world.faults.take(Stage.SHUT_DOWN, vm, (host.id,))
+    ignores = False
+    for fault in world.faults.take(Stage.SHUT_DOWN, vm, (host.id,)):
+        if fault.kind is FaultKind.IGNORES_SHUTDOWN:
+            ignores = True
+        else:
+            world.let_strike(fault, None)
 
     def end() -> None:
         if domain.process is process:
@@ -319,8 +333,10 @@ def _start(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     if domain.process is not None:
         return failure(ErrorCode.OPERATION_INVALID, "domain is already running")
     for fault in world.faults.take(Stage.START, vm.id, (host.id,)):
-        return failure(fault.code or ErrorCode.INTERNAL, fault.text or "process exited")
-    if vm.storage and world.record.running_on(vm.id):
+        if fault.kind is FaultKind.START_FAILS:
+            return failure(fault.code or ErrorCode.INTERNAL, fault.text or "process exited")
+        world.let_strike(fault, None)
+    if world.is_locked(vm.id):
         return failure(ErrorCode.INTERNAL, 'Failed to get "write" lock')
     if not world.fits(host, vm.memory_bytes):
         return failure(
@@ -360,7 +376,9 @@ def _copy_definition(
             ErrorCode.SYSTEM_ERROR,
             f"unable to connect to server at '{target.id}:16509': No route to host",
         )
-    if clash := _name_clash(world, target, domain.vm):
+    clash = _name_clash(world, target, domain.vm)
+    # To define what runs there already is to make it persistent, which libvirt does.
+    if clash and (moves or domain.vm not in target.domains):
         return clash
     target.define(domain.vm, domain.memory_bytes)
     if moves and domain.persistent:

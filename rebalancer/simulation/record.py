@@ -61,6 +61,8 @@ class Record:
         self.peak_bytes_per_second: dict[Carrier, float] = defaultdict(float)
         self.peak_granted_bytes_per_second: dict[Carrier, float] = defaultdict(float)
         """Largest sum of the bandwidths granted to the transfers that shared a carrier."""
+        self.peak_memory_bytes: dict[HostId, int] = defaultdict(int)
+        """Largest memory that guests held at once, incoming copies included."""
         self.peak_out: dict[HostId, int] = defaultdict(int)
         self.peak_in: dict[HostId, int] = defaultdict(int)
         self.peak_migrations = 0
@@ -106,6 +108,17 @@ class Record:
             span for vm in tuple(self._spans) for span in self.spans(vm) if len(span.hosts) > 1
         )
 
+    def hosts_at(
+        self, vm: VmId, begin_seconds: float, end_seconds: float
+    ) -> set[tuple[HostId, ...]]:
+        """Return everything that was true of where the VM ran within a stretch of time."""
+        return {
+            span.hosts
+            for span in self.spans(vm)
+            if span.begin_seconds <= end_seconds
+            and (span.end_seconds is None or span.end_seconds >= begin_seconds)
+        }
+
     def outages(self, vm: VmId) -> tuple[Span, ...]:
         """Return every time that the VM ran nowhere."""
         return tuple(span for span in self.spans(vm) if not span.hosts)
@@ -128,6 +141,10 @@ class Record:
         """Keep the peaks of what was granted on each carrier, and of what flowed."""
         _raise_peaks(self.peak_granted_bytes_per_second, granted)
         _raise_peaks(self.peak_bytes_per_second, used)
+
+    def note_memory(self, host: HostId, used_bytes: int) -> None:
+        """Keep the peak of what guests held of a host's memory."""
+        self.peak_memory_bytes[host] = max(self.peak_memory_bytes[host], used_bytes)
 
     def note_concurrency(self, out: Mapping[HostId, int], into: Mapping[HostId, int]) -> None:
         """Keep the peaks of how many migrations were under way at once."""

@@ -111,3 +111,9 @@ def test_a_vm_is_moved_by_one_migration_at_a_time() -> None:
     waiting = [a_migration("vm1", "h1", "h2", id="m1"), a_migration("vm1", "h2", "h3", id="m2")]
 
     assert admitted(waiting) == ["m1"]
+
+
+def test_a_nic_is_busy_although_the_other_end_is_out_of_the_configuration() -> None:
+    flying = Flight(migration=a_migration("a", "h1", "gone", id="f1"), bytes_per_second=0.7 * NIC)
+
+    assert admitted(moves(("h1", "h2")), [flying]) == []

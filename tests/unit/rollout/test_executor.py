@@ -13,6 +13,8 @@ import pytest
 from rebalancer.cluster.inventory import Host, HostId, Mode, Snapshot, Vm, VmId, VmState
 from rebalancer.cluster.plan import MigrationState, Plan
 from rebalancer.cluster.policy import Limits
+from rebalancer.cluster.rules import Spread
+from rebalancer.cluster.selection import VmSelector
 from rebalancer.errors import LockHeldError, PlanRefusedError
 from rebalancer.rollout.driver import Command, Ticket
 from rebalancer.rollout.events import (
@@ -20,6 +22,7 @@ from rebalancer.rollout.events import (
     Heartbeat,
     MigrationEnded,
     MigrationStarted,
+    Note,
     Progress,
     RolloutEnded,
     RolloutStarted,
@@ -32,9 +35,9 @@ from rebalancer.rollout.records import RecordKind, RolloutStatus
 from rebalancer.rollout.steps import FailureBudget, StopRequest
 from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
-from rebalancer.simulation.faults import Fault, FaultKind
+from rebalancer.simulation.faults import Fault, FaultKind, Stage
 from rebalancer.simulation.simulated_driver import SimulatedDriver
-from tests.builders import GIB, MIB, a_host, a_snapshot, a_vm
+from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.rollout.plans import a_migration, a_plan
 
 S = MigrationState
@@ -399,6 +402,87 @@ def test_a_reply_that_never_comes_is_no_outcome(make_world: MakeWorld) -> None:
 
     assert result.outcomes[0].state in (S.COMPLETE, S.UNKNOWN)
     assert world.running_on("vm1") == ("h2",)
+
+
+def test_a_lost_answer_does_not_keep_a_post_copy_migration_waiting_for_ever(
+    make_world: MakeWorld,
+) -> None:
+    lost = Fault(kind=FaultKind.REPLY_LOST, operation="Migrate")
+    world = make_world(a_vm("vm1", **HOT), faults=[lost])
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.POST_COPY)))
+
+    assert world.states(result) == [S.COMPLETE]
+    assert (result.ended_at - result.started_at).total_seconds() < 600
+
+
+def test_a_switch_to_post_copy_that_hangs_is_tried_again(make_world: MakeWorld) -> None:
+    hangs = Fault(kind=FaultKind.CALL_HANGS, operation="SwitchToPostCopy")
+    world = make_world(a_vm("vm1", **HOT), faults=[hangs])
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.POST_COPY)))
+
+    assert world.states(result) == [S.COMPLETE]
+    assert world.issued() == ["Migrate", "SwitchToPostCopy", "SwitchToPostCopy"]
+
+
+def test_a_switch_to_post_copy_that_never_works_is_called_off(make_world: MakeWorld) -> None:
+    hangs = [Fault(kind=FaultKind.CALL_HANGS, operation="SwitchToPostCopy")] * 3
+    world = make_world(a_vm("vm1", **HOT), faults=hangs)
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.POST_COPY)))
+
+    assert world.states(result) == [S.FAILED_SAFE]
+    assert "the switch to post-copy has no effect" in result.outcomes[0].text
+    assert world.running_on("vm1") == ("h1",)
+
+
+def test_a_switch_to_post_copy_whose_answer_is_lost_is_not_aborted(make_world: MakeWorld) -> None:
+    lost = Fault(kind=FaultKind.REPLY_LOST, operation="SwitchToPostCopy")
+    world = make_world(a_vm("vm1", **HOT), faults=[lost])
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.POST_COPY)))
+
+    assert world.states(result) == [S.COMPLETE]
+    assert world.issued() == ["Migrate", "SwitchToPostCopy"]
+
+
+def test_a_migration_that_outlives_our_connection_is_adopted(make_world: MakeWorld) -> None:
+    cut = Fault(kind=FaultKind.HOST_UNREACHABLE, host=HostId("h1"), at_seconds=5.0)
+    back = replace(cut, duration_seconds=40.0)
+    world = make_world(faults=[back])
+
+    result = world.roll_out(a_plan(a_migration(bytes_per_second=50.0 * MIB)))
+
+    assert world.states(result) == [S.COMPLETE]
+    assert any("adopted" in event.text for event in world.told(Note))
+
+
+def test_a_guest_that_follows_a_request_whose_answer_broke_off_is_started_again(
+    make_world: MakeWorld,
+) -> None:
+    gone = Fault(kind=FaultKind.LIBVIRTD_RESTARTS, host=HostId("h1"), stage=Stage.SHUT_DOWN)
+    world = make_world(faults=[gone])
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.COLD)))
+
+    assert world.states(result) == [S.FAILED_SAFE]
+    assert world.running_on("vm1") == ("h1",)
+
+
+def test_a_host_that_leaves_the_configuration_stops_nothing_else(make_world: MakeWorld) -> None:
+    vms = [a_vm(f"vm{n}", labels={"app": "db"}) for n in (1, 2)]
+    world = make_world(*vms)
+    rule = Spread(name="apart", vms=VmSelector(labels={"app": ("db",)}))
+    shrunk = replace(world.snapshot, hosts=(HOSTS[0], HOSTS[2]))
+
+    result = world.roll_out(
+        a_plan(a_migration(), a_migration("vm2", "h1", "h3", id="m2", depends_on=())),
+        snapshot=lambda: shrunk if world.told(Progress) else world.snapshot,
+        settings=replace(Settings.of(a_policy(rule)), limits=Limits(cluster=1)),
+    )
+
+    assert world.states(result) == [S.COMPLETE, S.COMPLETE]
 
 
 def test_an_unknown_outcome_keeps_later_plans_off_the_vm(make_world: MakeWorld) -> None:

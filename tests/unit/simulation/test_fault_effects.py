@@ -445,3 +445,72 @@ def test_whatever_goes_wrong_by_itself_the_vm_is_never_doubled(seed: int) -> Non
 
     assert trial.world.record.doubled() == ()
     assert trial.world.record.overloads == []
+
+
+def test_another_admin_may_move_the_vm_first() -> None:
+    theirs = Fault(kind=FaultKind.MIGRATED_BY_SOMEBODY, vm=VM, host=HostId("h3"), at_seconds=1.0)
+    trial = Trial((theirs,))
+
+    trial.world.advance(60.0)
+
+    assert trial.running_on() == (HostId("h3"),)
+
+
+def test_a_vm_that_its_owner_shut_down_is_not_called_crashed() -> None:
+    trial = Trial((Fault(kind=FaultKind.SHUT_DOWN_BY_OWNER, vm=VM, at_seconds=1.0),))
+
+    trial.world.advance(2.0)
+
+    assert trial.states()[0] == "shutoff (user)"
+
+
+def test_a_vm_that_was_re_created_is_another_one() -> None:
+    trial = Trial((Fault(kind=FaultKind.RE_CREATED, vm=VM, at_seconds=1.0),))
+
+    trial.world.advance(2.0)
+
+    assert trial.states() == ("absent", "absent")
+    assert trial.world.hosts[H1].foreign_names == {"vm1"}
+
+
+def test_a_vm_that_grew_needs_more_room() -> None:
+    trial = Trial((Fault(kind=FaultKind.MEMORY_GROWS, vm=VM, factor=2.0, at_seconds=1.0),))
+
+    trial.world.advance(2.0)
+
+    assert trial.world.record.peak_memory_bytes[H1] == 8 * GIB
+
+
+def test_memory_that_something_else_took_is_not_there_for_guests() -> None:
+    trial = Trial((Fault(kind=FaultKind.MEMORY_TAKEN, host=H2, factor=0.99, at_seconds=0.0),))
+
+    reply = trial.migrate()
+
+    assert isinstance(reply, Failed)
+    assert "Cannot allocate memory" in reply.text
+
+
+def test_a_fault_may_strike_when_a_guest_is_asked_to_shut_down() -> None:
+    trial = Trial((Fault(kind=FaultKind.HOST_DIES, host=H1, stage=Stage.SHUT_DOWN),))
+
+    trial.do(ShutDown(vm=VM, host=H1))
+
+    assert not trial.world.hosts[H1].powered
+
+
+def test_a_fault_that_strikes_at_a_look_is_not_a_lost_look() -> None:
+    trial = Trial(
+        (Fault(kind=FaultKind.SOURCE_GUEST_DIES, vm=VM, stage=Stage.CALL, operation="Look"),)
+    )
+
+    assert trial.states()[0] == "crashed (crashed)"
+
+
+def test_the_lock_on_a_shared_disk_keeps_a_second_copy_from_running() -> None:
+    trial = Trial((Fault(kind=FaultKind.SPLIT_BRAIN, vm=VM),), locked_disk=True)
+    trial.migrate()
+
+    reply = trial.do(Resume(vm=VM, host=H1))
+
+    assert isinstance(reply, Failed)
+    assert trial.running_on() == (H2,)

@@ -1,0 +1,65 @@
+"""Bugs that somebody could make, planted on purpose: the judge has to find each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from rebalancer.cluster.plan import MigrationState
+from rebalancer.rollout import chronicle, cold, executor, finish, steps
+from rebalancer.rollout.driver import Failed, Start
+from rebalancer.rollout.records import RecordKind
+from rebalancer.rollout.track import Turn
+
+
+def _trusts_errors(track: Any, reply: Any, now: Any) -> Turn:
+    """What the migrate call says is taken for what happened."""
+    turn = _FINISH(track, reply, now)
+    if isinstance(reply, Failed):
+        text = f"{track.migration.vm_name} runs on {track.migration.source}"
+        return Turn(track=turn.track.enter(MigrationState.FAILED_SAFE, now, text))
+    return turn
+
+
+def _starts_blindly(track: Any, sighting: Any, around: Any, now: Any) -> Turn:
+    """A silent host is taken for an empty one."""
+    del sighting, around, now
+    migration = track.migration
+    return Turn(track=track).issuing(Start(vm=migration.vm, host=migration.target))
+
+
+def _forgets_intents(before: Any, turn: Any) -> Any:
+    """It acts, and writes nothing down before."""
+    lines = _LINES(before, turn)
+    return [line for line in lines if line.kind is not RecordKind.INTENT]
+
+
+def _reserves_nothing(tracks: Any) -> tuple[()]:
+    """Memory of VMs on their way is not counted on their targets."""
+    del tracks
+    return ()
+
+
+_FINISH = finish.enter
+_LINES = chronicle.journal_entries
+
+PLANTED: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
+    "trusts-errors": (finish, "enter", _trusts_errors),
+    "starts-blindly": (cold, "_start_if_down", _starts_blindly),
+    "forgets-intents": (executor, "journal_entries", _forgets_intents),
+    "reserves-nothing": (steps, "_in_flight", _reserves_nothing),
+}
+"""Where each bug goes: module, function, and what it is replaced by."""
+
+
+@contextmanager
+def planted(bug: str) -> Iterator[None]:
+    """Make the program worse for a while; an empty name leaves it as it is."""
+    if not bug:
+        yield
+        return
+    module, name, wrong = PLANTED[bug]
+    with patch.object(module, name, wrong):
+        yield

@@ -1,0 +1,307 @@
+"""Scripts of disasters, by number: a small cluster, a plan for it, and what goes wrong when.
+
+The same number is always the same script. Numbers run through four families in turn: one
+trouble alone, at every point of every mode; two troubles at once; a controller that dies after
+each record of its journal; and everything together in a larger plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from rebalancer.cluster.inventory import Mode, Snapshot, Vm, VmState
+from rebalancer.cluster.plan import Migration, Plan
+from rebalancer.cluster.policy import Limits, MigrationPermissions, Policy
+from rebalancer.cluster.rules import Spread
+from rebalancer.cluster.selection import VmSelector
+from rebalancer.simulation.faults import Fault, FaultKind, Stage
+from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
+from tests.faults.troubles import ALL, Part, Point, Trouble, Victim
+from tests.unit.rollout.plans import a_migration, a_plan
+
+LIMITS = Limits(migrations=None, per_host_out=2, per_host_in=2, cluster=3, link_share=0.7)
+HOT: dict[str, Any] = {"dirty_bytes_per_second": 300.0 * MIB, "working_set_bytes": 256 * MIB}
+OF_MODE: dict[Mode, dict[str, Any]] = {
+    Mode.LIVE: {},
+    Mode.AUTO_CONVERGE: {},
+    Mode.SUSPEND: HOT,
+    Mode.POST_COPY: HOT,
+    Mode.COLD: {"persistent": True},
+    Mode.OFFLINE: {"persistent": True, "state": VmState.SHUTOFF},
+}
+MODES = tuple(OF_MODE)
+
+_LOOK = Point(name="prepare", stage=Stage.CALL, operation="Look")
+_MEMORY = (
+    _LOOK,
+    Point(name="request", stage=Stage.REQUEST),
+    Point(name="transfer", stage=Stage.TRANSFER),
+    Point(name="switch-over", stage=Stage.SWITCH_OVER),
+    Point(name="finish", stage=Stage.FINISH),
+)
+POINTS: dict[Mode, tuple[Point, ...]] = {
+    **dict.fromkeys((Mode.LIVE, Mode.AUTO_CONVERGE), _MEMORY),
+    Mode.SUSPEND: (*_MEMORY, Point(name="pause", stage=Stage.CALL, operation="Pause")),
+    Mode.POST_COPY: (*_MEMORY, Point(name="post-copy", stage=Stage.POST_COPY)),
+    Mode.COLD: (
+        _LOOK,
+        Point(name="shut-down", stage=Stage.SHUT_DOWN),
+        *(
+            Point(name=operation, stage=Stage.CALL, operation=operation)
+            for operation in ("CopyDefinition", "SetAutostart", "Start", "Undefine")
+        ),
+    ),
+    Mode.OFFLINE: (
+        _LOOK,
+        Point(name="MoveDefinition", stage=Stage.CALL, operation="MoveDefinition"),
+    ),
+}
+"""Where in the life of a migration something can go wrong, by its mode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deaths:
+    """When controllers die, counted in what they did; `None`: never."""
+
+    after_record: int | None = None
+    after_command: int | None = None
+    second_after_record: int | None = None
+    """The one that recovers dies, too."""
+    dead_for_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        words = [
+            f"dies after record {self.after_record}" if self.after_record else "",
+            f"dies after command {self.after_command}" if self.after_command else "",
+            f"again after record {self.second_after_record}" if self.second_after_record else "",
+            f"is dead for {self.dead_for_seconds:.0f} s" if self.dead_for_seconds else "",
+        ]
+        return ", ".join(word for word in words if word) or "lives"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Script:
+    """Everything that a run depends on."""
+
+    seed: int
+    family: str
+    plan: Plan
+    snapshot: Snapshot
+    policy: Policy
+    points: tuple[Point, ...]
+    troubles: tuple[Trouble, ...]
+    part: Part
+    deaths: Deaths
+
+    @property
+    def kinds(self) -> frozenset[FaultKind]:
+        """The kinds of faults in it."""
+        return frozenset(fault.kind for fault in self.part.faults)
+
+    def describe(self) -> str:
+        """Tell the story before it happens."""
+        moves = "\n".join(
+            f"    {m.id}: {m.vm} from {m.source} to {m.target}, {m.mode}"
+            + (f", after {', '.join(m.depends_on)}" if m.depends_on else "")
+            for m in self.plan.migrations
+        )
+        faults = "\n".join(f"    {_told(fault)}" for fault in self.part.faults)
+        acts = "\n".join(f"    second {act.at_seconds:.1f}: {act.what}" for act in self.part.acts)
+        names = " and ".join(
+            f"{trouble.name} at {point.name}"
+            for trouble, point in zip(self.troubles, self.points, strict=True)
+        )
+        return "\n".join(
+            line
+            for line in (
+                f"script {self.seed} ({self.family}): {names or 'nothing breaks'}; "
+                f"the controller {self.deaths}",
+                moves,
+                faults,
+                acts,
+            )
+            if line
+        )
+
+
+def script(seed: int) -> Script:
+    """Write the script of a number."""
+    turn, index = divmod(seed, len(_FAMILIES))
+    family = _FAMILIES[index]
+    place = turn * _FAMILIES.count(family) + _FAMILIES[:index].count(family)
+    return family(seed, place)
+
+
+def _alone(seed: int, place: int) -> Script:
+    """One trouble, at one point of a migration."""
+    random = Random(seed)
+    mode, point, trouble = ALONE[place % len(ALONE)]
+    return _scene(
+        seed, "alone", random, mode, ((trouble, point),), Deaths(), others=random.randint(0, 2)
+    )
+
+
+def _pair(seed: int, place: int) -> Script:
+    """Two troubles; every pair of kinds before any comes again."""
+    random = Random(seed)
+    pairs = len(ALL) * len(ALL)
+    # A step that has no factor in common with the number of pairs visits all of them.
+    number = (place * 577) % pairs
+    both = (ALL[number // len(ALL)], ALL[number % len(ALL)])
+    modes = [m for m in MODES if all(t.fits(m) for t in both)] or list(MODES)
+    mode = random.choice(modes)
+    chosen = tuple((trouble, random.choice(POINTS[mode])) for trouble in both)
+    return _scene(seed, "pair", random, mode, chosen, Deaths(), others=random.randint(0, 2))
+
+
+def _crash(seed: int, place: int) -> Script:
+    """Nothing breaks but the controller, after every record and command in turn."""
+    random = Random(seed)
+    mode, number = MODES[place % len(MODES)], place // len(MODES)
+    k, what = number // 2 % MOST_RECORDS + 1, number % 2
+    deaths = Deaths(
+        after_record=k if what == 0 else None,
+        after_command=1 + (k - 1) % 5 if what == 1 else None,
+        second_after_record=random.choice([None, None, 1, 2, 3, 5, 8]),
+        dead_for_seconds=random.choice([0.0, 3.0, 40.0]),
+    )
+    return _scene(seed, "crash", random, mode, (), deaths, others=0)
+
+
+def _crash_in_trouble(seed: int, place: int) -> Script:
+    """Troubles, and a controller that dies amid them, in a larger plan."""
+    del place
+    random = Random(seed)
+    mode = random.choice(MODES)
+    chosen = tuple(
+        (random.choice(ALL), random.choice(POINTS[mode])) for _ in range(random.randint(1, 2))
+    )
+    deaths = Deaths(
+        after_record=random.randint(1, 50),
+        second_after_record=random.choice([None, None, 1, 3, 9]),
+        dead_for_seconds=random.choice([0.0, 3.0, 40.0, 200.0]),
+    )
+    return _scene(seed, "crash in trouble", random, mode, chosen, deaths, others=3)
+
+
+MOST_RECORDS = 18
+"""No mode writes more records for a single migration when nothing breaks; a test checks it."""
+
+_FAMILIES: tuple[Callable[[int, int], Script], ...] = (
+    _alone,
+    _pair,
+    _alone,
+    _crash,
+    _alone,
+    _pair,
+    _alone,
+    _crash_in_trouble,
+)
+"""In proportion to what each has to go through in the first two thousand scripts."""
+
+ALONE = [
+    (mode, point, trouble)
+    for trouble in ALL
+    for mode in MODES
+    for point in POINTS[mode]
+    if trouble.fits(mode) and (trouble.anywhere or point is POINTS[mode][0])
+]
+"""Every trouble at every point of every mode that it can happen in."""
+# In this order neighbours differ in everything, so that few seeds already see much.
+Random(0).shuffle(ALONE)
+
+
+def _scene(
+    seed: int,
+    family: str,
+    random: Random,
+    mode: Mode,
+    chosen: Sequence[tuple[Trouble, Point]],
+    deaths: Deaths,
+    others: int,
+) -> Script:
+    vms, migrations = _victim(random, mode)
+    for n in range(2, others + 2):
+        _bystander(random, n, vms, migrations)
+    hosts = [a_host(f"h{n}", memory_bytes=_host_memory(random, n)) for n in range(1, 5)]
+    first = migrations[0]
+    victim = Victim(vm=first.vm, source=first.source, target=first.target, mode=mode)
+    part = Part()
+    for trouble, point in chosen:
+        part = part + trouble.make(random, victim, point)
+    apart = (Spread(name="apart", vms=VmSelector(labels={"app": ("db",)})),)
+    return Script(
+        seed=seed,
+        family=family,
+        plan=a_plan(*migrations, id=f"script-{seed}"),
+        snapshot=a_snapshot(hosts, vms),
+        policy=a_policy(
+            *apart,
+            limits=LIMITS,
+            migration=MigrationPermissions(allow=frozenset(Mode)),
+        ),
+        points=tuple(point for _, point in chosen),
+        troubles=tuple(trouble for trouble, _ in chosen),
+        part=part,
+        deaths=deaths,
+    )
+
+
+def _host_memory(random: Random, number: int) -> int:
+    """Targets are sometimes so small that not everything fits there."""
+    return 32 * GIB if number < 3 else random.choice([6, 8, 32]) * GIB
+
+
+def _victim(random: Random, mode: Mode) -> tuple[list[Vm], list[Migration]]:
+    vm = _vm(random, "v1", mode)
+    return [vm], [_move(random, vm, "m1", mode, ())]
+
+
+def _bystander(random: Random, n: int, vms: list[Vm], migrations: list[Migration]) -> None:
+    mode = random.choice(MODES)
+    vm = _vm(random, f"v{n}", mode)
+    earlier = tuple(m.id for m in migrations if random.random() < 0.15)
+    vms.append(vm)
+    migrations.append(_move(random, vm, f"m{n}", mode, earlier))
+
+
+def _vm(random: Random, name: str, mode: Mode) -> Vm:
+    facts: dict[str, Any] = {
+        "persistent": random.random() < 0.8,
+        "autostart": random.random() < 0.5,
+        "memory_bytes": random.choice([1, 2, 4]) * GIB,
+        "storage": frozenset({"nfs"}) if random.random() < 0.4 else frozenset(),
+        "labels": {"app": "db"} if random.random() < 0.3 else {},
+        **OF_MODE[mode],
+    }
+    return a_vm(name, on=f"h{random.randint(1, 2)}", **facts)
+
+
+def _move(random: Random, vm: Vm, name: str, mode: Mode, depends_on: tuple[str, ...]) -> Migration:
+    return a_migration(
+        vm.name,
+        vm.host,
+        f"h{random.randint(3, 4)}",
+        id=name,
+        mode=mode,
+        memory_bytes=vm.memory_bytes,
+        depends_on=depends_on,
+        bytes_per_second=random.choice([100.0, 400.0, 5000.0]) * MIB,
+    )
+
+
+def _told(fault: Fault) -> str:
+    shown = {
+        "vm": fault.vm,
+        "host": fault.host,
+        "stage": fault.strikes_at,
+        "operation": fault.operation,
+        "after": fault.after_seconds or None,
+        "for": fault.duration_seconds,
+    }
+    facts = " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+    return f"{fault.kind}: {facts}"

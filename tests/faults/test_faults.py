@@ -1,0 +1,89 @@
+"""A slice of `make faults`, and proof that the judge would notice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rebalancer.cluster.inventory import Mode
+from tests.faults.judge import judge
+from tests.faults.planted import PLANTED
+from tests.faults.play import play
+from tests.faults.run import try_out
+from tests.faults.scripts import (
+    ALONE,
+    MODES,
+    MOST_RECORDS,
+    POINTS,
+    Deaths,
+    Script,
+    script,
+)
+from tests.faults.troubles import ALL
+
+SLICE = 300
+"""So many scripts in every test run; `make faults` plays two thousand."""
+AT_ONCE = 10
+
+CAUGHT_BY = {
+    "trusts-errors": ((148, 332), "I25 tidy"),
+    "starts-blindly": ((657,), "I6 looked first"),
+    "forgets-intents": ((0,), "I2 written first"),
+    "reserves-nothing": ((71,), "I16 budgets"),
+}
+"""For each planted bug: scripts that bring it to light, and the promise that it breaks."""
+
+
+@pytest.mark.parametrize("first", range(0, SLICE, AT_ONCE))
+def test_whatever_the_script_no_promise_is_broken(first: int) -> None:
+    for seed in range(first, first + AT_ONCE):
+        verdict = try_out(seed)
+
+        assert not verdict.findings, "\n".join([verdict.story, *map(str, verdict.findings)])
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_caught(bug: str) -> None:
+    seeds, promise = CAUGHT_BY[bug]
+
+    broken = {finding.promise for seed in seeds for finding in try_out(seed, bug).findings}
+
+    assert promise in broken
+    assert not [finding for seed in seeds for finding in try_out(seed).findings]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_crash_after_every_record_is_among_the_scripts(mode: Mode) -> None:
+    crashes = [found for n in range(3, 2000, 8) if (found := script(n)).family == "crash"]
+    of_mode = [found for found in crashes if found.plan.migrations[0].mode is mode]
+    whole = max(_commits(found) for found in of_mode[:2])
+
+    assert {found.deaths.after_record for found in of_mode} >= set(range(1, MOST_RECORDS + 1))
+    assert whole <= MOST_RECORDS
+
+
+def _commits(found: Script) -> int:
+    """How often a controller that lives writes; commits of one instant count as one."""
+    whole = play(replace(found, deaths=Deaths()))
+    return len({line.at_seconds for line in whole.written})
+
+
+def test_every_trouble_at_every_point_is_among_the_scripts() -> None:
+    seen = {
+        (found.plan.migrations[0].mode, found.points[0].name, found.troubles[0].name)
+        for n in range(2000)
+        if (found := script(n)).family == "alone"
+    }
+
+    assert seen == {(mode, point.name, trouble.name) for mode, point, trouble in ALONE}
+    assert {trouble.name for trouble in ALL} == {trouble.name for _, _, trouble in ALONE}
+    assert set(POINTS) == set(MODES)
+
+
+def test_the_same_number_is_the_same_script_with_the_same_end() -> None:
+    first, second = (play(script(7)) for _ in range(2))
+
+    assert first.script.describe() == second.script.describe()
+    assert [row.outcome for row in first.rows] == [row.outcome for row in second.rows]
+    assert judge(first) == judge(second)
