@@ -242,6 +242,9 @@ class Snapshot:
     sites: tuple[Site, ...] = ()
     links: tuple[Link, ...] = ()
     usage: UsageHistory | None = None
+    usage_fault: str = ""
+    """Why past use is missing or too poor to act on unasked: then a plan may be made, but nobody
+    carries it out without being told to. Empty: it is good, or none was to be had."""
 
     @cached_property
     def host_by_id(self) -> Mapping[HostId, Host]:
@@ -270,6 +273,34 @@ class Snapshot:
         for vm in self.vms:
             found[vm.host].append(vm)
         return MappingProxyType({host: tuple(vms) for host, vms in found.items()})
+
+    @cached_property
+    def positions_by_name(self) -> Mapping[str, tuple[int, ...]]:
+        """Places in `vms` of those that are called so, or have this id."""
+        found: dict[str, list[int]] = {}
+        for position, vm in enumerate(self.vms):
+            for name in {vm.name, vm.id}:
+                found.setdefault(name, []).append(position)
+        return MappingProxyType({name: tuple(places) for name, places in found.items()})
+
+    @cached_property
+    def positions_by_label(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        """Places in `vms` of those with a label, by its name and value."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for position, vm in enumerate(self.vms):
+            for name, value in vm.labels.items():
+                found.setdefault(name, {}).setdefault(value, []).append(position)
+        return MappingProxyType(
+            {
+                name: MappingProxyType({value: tuple(places) for value, places in values.items()})
+                for name, values in found.items()
+            }
+        )
+
+    @cached_property
+    def selections(self) -> dict[object, tuple[Vm, ...]]:
+        """What selectors were found to mean here; `selection.members_of` keeps it."""
+        return {}
 
     def domain_of(self, host: Host, over: str) -> str:
         """The failure domain (`host`, `rack` or `site`) that a host lies in.

@@ -232,6 +232,12 @@ class Plan:
     """Migration id -> what a human would type to do the same."""
     violations_before: tuple[Violation, ...] = ()
     violations_after: tuple[Violation, ...] = ()
+    deadline_seconds: float | None = None
+    """By when all was asked to be over, counted from the start; `None` if nobody asked."""
+    makespan_upper_seconds: float | None = None
+    """When it is over if every migration takes as long as its band reaches; with a deadline."""
+    breaks_deadline: tuple[VmId, ...] = ()
+    """VMs that may not be where they should by then. A plan with any is not to be carried out."""
 
     @property
     def final_assignment(self) -> Mapping[VmId, HostId]:

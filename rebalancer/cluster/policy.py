@@ -119,9 +119,9 @@ class Limits:
     link_share: float = 0.7
     """The share of a NIC's or link's bandwidth that migrations may use together."""
     cooldown_seconds: float = 1800.0
-    """A VM that was moved for balance stays for this long."""
+    """A VM that was moved stays for this long, unless a drain or a broken rule needs it."""
     reverse_ban_seconds: float = 21600.0
-    """A VM is not moved back to where it came from for this long."""
+    """A VM moved for balance is not moved back to where it came from for this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,13 +14,13 @@ as much as the start does, not more (`severity` measures how much).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
 from rebalancer.cluster.inventory import Assignment, Host, HostId, Snapshot, Vm, VmId
-from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.selection import HostSelector, VmSelector, members_of
 
 
 class Domain(StrEnum):
@@ -167,14 +167,22 @@ type Rule = Spread | Together | Fence | Ban | Pin
 
 
 def _members(snapshot: Snapshot, assignment: Assignment, which: VmSelector) -> list[Vm]:
-    return [vm for vm in snapshot.vms if vm.id in assignment and which.matches(vm)]
+    return [vm for vm in members_of(which, snapshot) if vm.id in assignment]
 
 
 def groups_of(rule: Spread | Together, vms: Iterable[Vm]) -> list[list[Vm]]:
     """The VMs that are to be apart or together: one group, or one for each value of a label."""
-    members = [vm for vm in vms if rule.vms.matches(vm)]
+    return _grouped(rule, [vm for vm in vms if rule.vms.matches(vm)])
+
+
+def groups_in(rule: Spread | Together, snapshot: Snapshot) -> list[list[Vm]]:
+    """The same of all VMs of a snapshot, which knows who they are once it was asked."""
+    return _grouped(rule, members_of(rule.vms, snapshot))
+
+
+def _grouped(rule: Spread | Together, members: Sequence[Vm]) -> list[list[Vm]]:
     if rule.by_label is None:
-        return [members]
+        return [list(members)]
     groups: dict[str, list[Vm]] = {}
     for vm in members:
         if (value := vm.labels.get(rule.by_label)) is not None:
@@ -183,7 +191,7 @@ def groups_of(rule: Spread | Together, vms: Iterable[Vm]) -> list[list[Vm]]:
 
 
 def _groups(rule: Spread | Together, snapshot: Snapshot, assignment: Assignment) -> list[list[Vm]]:
-    return groups_of(rule, (vm for vm in snapshot.vms if vm.id in assignment))
+    return _grouped(rule, _members(snapshot, assignment, rule.vms))
 
 
 def _by_domain(

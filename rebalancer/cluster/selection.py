@@ -6,12 +6,13 @@ empty selector matches everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from types import MappingProxyType
 
-from rebalancer.cluster.inventory import Host, Vm
+from rebalancer.cluster.inventory import Host, Snapshot, Vm
 
 type LabelPatterns = Mapping[str, tuple[str, ...]]
 """Label name -> globs, one of which the label's value must match."""
@@ -50,8 +51,48 @@ class VmSelector:
         return _any_glob(self.names, vm.name, vm.id) and _labels_match(self.labels, vm.labels)
 
 
+def members_of(selector: VmSelector, snapshot: Snapshot) -> tuple[Vm, ...]:
+    """The VMs of a snapshot that a selector means, in the snapshot's order.
+
+    The same as asking `matches` of each, but found by name or label and only once: a hundred
+    rules about 20,000 VMs are asked about again and again.
+    """
+    key = (selector.names, tuple(sorted(selector.labels.items())))
+    if key not in snapshot.selections:
+        snapshot.selections[key] = tuple(
+            vm for vm in _candidates(selector, snapshot) if selector.matches(vm)
+        )
+    return snapshot.selections[key]
+
+
+def _candidates(selector: VmSelector, snapshot: Snapshot) -> Iterable[Vm]:
+    """VMs that a selector may mean: all of those it does, and as few others as is easy."""
+    if selector.labels:
+        name, globs = next(iter(selector.labels.items()))
+        values = snapshot.positions_by_label.get(name, {})
+        places = {p for value, found in values.items() if _any_glob(globs, value) for p in found}
+    elif selector.names and not _names_and_patterns(selector.names)[1]:
+        names = snapshot.positions_by_name
+        places = {place for name in selector.names for place in names.get(name, ())}
+    else:
+        return snapshot.vms
+    return (snapshot.vms[place] for place in sorted(places))
+
+
 def _any_glob(globs: tuple[str, ...], *texts: str) -> bool:
-    return not globs or any(fnmatchcase(text, glob) for glob in globs for text in texts)
+    if not globs:
+        return True
+    names, patterns = _names_and_patterns(globs)
+    return any(text in names for text in texts) or any(
+        fnmatchcase(text, pattern) for pattern in patterns for text in texts
+    )
+
+
+@lru_cache(maxsize=256)
+def _names_and_patterns(globs: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    # A rule may list hundreds of VMs by name, and be asked about thousands.
+    patterns = tuple(glob for glob in globs if any(sign in glob for sign in "*?["))
+    return frozenset(globs) - set(patterns), patterns
 
 
 def _labels_match(wanted: LabelPatterns, found: Mapping[str, str]) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Host, HostId, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import Policy
-from rebalancer.cluster.rules import Spread, groups_of
+from rebalancer.cluster.rules import Spread, groups_in
 from rebalancer.cluster.violations import (
     cpu_capacity_cores,
     memory_capacity_bytes,
@@ -121,7 +121,7 @@ class Accounts:
 
     def _open_spread(self, rule: Spread) -> None:
         """Places of each group in each domain; domains without a member are opened when asked."""
-        for number, members in enumerate(groups_of(rule, self._snapshot.vms)):
+        for number, members in enumerate(groups_in(rule, self._snapshot)):
             group = _Group(rule=rule, number=number)
             for vm in members:
                 self._groups[vm.id].append(group)

@@ -47,7 +47,7 @@ class Timeline:
         self,
         jobs: Sequence[Job],
         limits: Limits,
-        preference: Sequence[int],
+        preference: Sequence[float],
         sharable: Sequence[frozenset[str]],
     ) -> None:
         """`sharable` are the lanes that each job may use while another one does."""
@@ -57,6 +57,14 @@ class Timeline:
         self._lanes = tuple(tuple(lane.name for lane in job.lanes) for job in jobs)
         self._free = {lane.name: lane.budget_bytes_per_second for job in jobs for lane in job.lanes}
         self._users: dict[str, int] = defaultdict(int)
+        self._closed: dict[str, int] = defaultdict(int)
+        """Lanes with a user that does not share them."""
+        self._alone_on = tuple(
+            tuple(lane for lane in lanes if lane not in shared)
+            for lanes, shared in zip(self._lanes, sharable, strict=True)
+        )
+        self._hosts = tuple((job.out_slot, job.in_slot) for job in jobs)
+        self._least = tuple(job.least for job in jobs)
         self._out: dict[str, int] = defaultdict(lambda: limits.per_host_out)
         self._in: dict[str, int] = defaultdict(lambda: limits.per_host_in)
         self._cluster = limits.cluster
@@ -111,6 +119,8 @@ class Timeline:
         for lane in self._lanes[position]:
             self._free[lane] += slot.bytes_per_second
             self._users[lane] -= 1
+        for lane in self._alone_on[position]:
+            self._closed[lane] -= 1
         self._out[job.out_slot] += 1
         self._in[job.in_slot] += 1
         self._cluster += 1
@@ -149,17 +159,19 @@ class Timeline:
         return starting
 
     def _may_start(self, position: int, sharing: bool, taken: Mapping[str, float]) -> bool:
-        job, lanes = self._jobs[position], self._lanes[position]
-        if self._out[job.out_slot] == 0 or self._in[job.in_slot] == 0:
+        source, target = self._hosts[position]
+        if self._out[source] == 0 or self._in[target] == 0:
             return False
-        if not self._is_idle(position, sharing):
+        # A lane is free, or it is in use and all of its users, this one too, may share it.
+        if not sharing and any(map(self._users.__getitem__, self._lanes[position])):
             return False
-        return all(self._free[lane] - taken[lane] + ROUNDING >= job.least for lane in lanes)
-
-    def _is_idle(self, position: int, sharing: bool) -> bool:
-        """Whether the lanes of a job have no users, besides those it may share."""
-        shared = self._sharable[position] if sharing else ()
-        return all(self._users[lane] == 0 or lane in shared for lane in self._lanes[position])
+        if any(map(self._users.__getitem__, self._alone_on[position])):
+            return False
+        least = self._least[position]
+        for lane in self._lanes[position]:
+            if self._closed[lane] or self._free[lane] - taken[lane] + ROUNDING < least:
+                return False
+        return True
 
     def _occupy(self, position: int, taken: dict[str, float]) -> None:
         job = self._jobs[position]
@@ -169,6 +181,8 @@ class Timeline:
         for lane in self._lanes[position]:
             taken[lane] += job.least
             self._users[lane] += 1
+        for lane in self._alone_on[position]:
+            self._closed[lane] += 1
         self._out[job.out_slot] -= 1
         self._in[job.in_slot] -= 1
         self._cluster -= 1

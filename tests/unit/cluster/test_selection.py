@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from rebalancer.cluster.selection import HostSelector, VmSelector
-from tests.builders import a_host, a_vm
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rebalancer.cluster.selection import HostSelector, VmSelector, members_of
+from tests.builders import a_host, a_snapshot, a_vm
 
 
 def test_an_empty_selector_means_everything() -> None:
@@ -35,3 +40,30 @@ def test_sites_and_racks_are_taken_literally() -> None:
     assert HostSelector(sites=("osaka", "tokyo"), racks=("r1",)).matches(host)
     assert not HostSelector(sites=("tok*",)).matches(host)
     assert not HostSelector(sites=("tokyo",)).matches(a_host())
+
+
+WORDS = st.sampled_from(["a", "b", "ab", "A", "*", "a*", "?", "[ab]", "[!a]", "", "b]"])
+LABELS = st.sampled_from(["app", "env"])
+
+
+@given(
+    vms=st.lists(st.tuples(WORDS, st.dictionaries(LABELS, WORDS)), max_size=8),
+    names=st.lists(WORDS, max_size=3),
+    labels=st.dictionaries(LABELS, st.lists(WORDS, max_size=3).map(tuple)),
+)
+def test_members_are_those_that_match_in_the_snapshot_s_order(
+    vms: list[tuple[str, dict[str, str]]],
+    names: list[str],
+    labels: dict[str, tuple[str, ...]],
+) -> None:
+    snapshot = a_snapshot(
+        vms=[
+            replace(a_vm(f"{number}"), name=name, labels=given_labels)
+            for number, (name, given_labels) in enumerate(vms)
+        ]
+    )
+    selector = VmSelector(names=tuple(names), labels=labels)
+    expected = tuple(vm for vm in snapshot.vms if selector.matches(vm))
+
+    assert members_of(selector, snapshot) == expected
+    assert members_of(selector, snapshot) == expected

@@ -37,6 +37,7 @@ def a_plan(
     moves: Mapping[str, str],
     policy: Policy | None = None,
     placement: Placement | None = None,
+    deadline_seconds: float | None = None,
 ) -> Plan:
     """The plan that takes the named VMs to the named hosts."""
     return make_plan(
@@ -49,6 +50,7 @@ def a_plan(
         created_at=NOON,
         expires_at=NOON + timedelta(minutes=15),
         verdict=Verdict(kind=VerdictKind.MOVES, text="moves"),
+        deadline_seconds=deadline_seconds,
     )
 
 

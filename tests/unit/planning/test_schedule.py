@@ -111,3 +111,36 @@ def test_unequal_vms_on_many_hosts_end_near_the_bound() -> None:
 
     assert plan.makespan_seconds <= 1.25 * plan.makespan_lower_bound_seconds
     assert plan.makespan_seconds <= 0.6 * one_by_one
+
+
+def test_a_migration_as_long_as_all_others_together_does_not_share_its_path() -> None:
+    hosts = [a_host(f"h{i}", nic_bytes_per_second=NIC, memory_bytes=1024 * GIB) for i in range(6)]
+    vms = [a_vm("long", "h0", memory_bytes=200 * GIB, cpu_used_cores=0.1)]
+    vms += [a_vm(f"v{i}", "h0", cpu_used_cores=0.1) for i in range(12)]
+    moves = {"long": "h5", **{f"v{i}": f"h{1 + i % 4}" for i in range(12)}}
+    plan = a_plan(a_snapshot(hosts, vms), moves)
+
+    assert step(plan, "long").bytes_per_second == BUDGET
+    assert plan.makespan_seconds <= 1.1 * plan.makespan_lower_bound_seconds
+
+
+def test_several_hosts_that_are_done_late_are_all_hurried() -> None:
+    sizes = (1, 1, 2, 2, 4, 4, 8, 24)
+    hosts = [a_host(f"s{i}", memory_bytes=512 * GIB) for i in range(4)]
+    hosts += [a_host(f"t{i}", memory_bytes=512 * GIB) for i in range(3)]
+    vms = [
+        a_vm(f"v{i}", f"s{i % 4}", memory_bytes=sizes[i * 3 % 8] * GIB, cpu_used_cores=0.1)
+        for i in range(80)
+    ]
+    moves = {f"v{i}": f"t{i % 3}" for i in range(80)}
+    plan = a_plan(
+        a_snapshot(hosts, vms), moves, a_policy(limits=Limits(migrations=None, cluster=1000))
+    )
+
+    assert plan.makespan_seconds <= 1.1 * plan.makespan_lower_bound_seconds
+
+
+def test_the_same_moves_are_scheduled_the_same_every_time() -> None:
+    one, other = (a_drain(25, Limits(migrations=None, cluster=3)) for _ in range(2))
+
+    assert one.migrations == other.migrations

@@ -1,0 +1,188 @@
+"""Which migrations go first, and which lanes they share: what a pass over time starts from.
+
+A preference is the usual rules of thumb (longest first, busiest lane first, longest chain
+first) and mixtures of them. It never sets importance aside: drains come before repairs, and
+those before balance.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rebalancer.planning.jobs import Job, by_lane, tails_of
+from rebalancer.planning.timeline import Sharing, Slot
+
+BOTTLENECK_RATIO = 1.5
+"""A lane is the bottleneck of a path if it is so much busier than the path's other lanes."""
+
+NOISE = (0.7, 1.3)
+"""So far a mixture may be off, so that no two are the same."""
+
+SHARING_CHANGED = 0.4
+"""How often a late chain is made to share otherwise, and not to go earlier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Preference:
+    """What a pass over time starts from; both by job."""
+
+    places: Sequence[float]
+    """Who may start is asked in this order, smallest first."""
+    sharable: Sequence[frozenset[str]]
+    """Lanes that each job may use while another one does."""
+
+
+class Preferences:
+    """Makes preferences for one set of jobs."""
+
+    def __init__(self, jobs: Sequence[Job], bound_seconds: float) -> None:
+        """Look up how busy lanes are, and how long chains."""
+        self._jobs = jobs
+        self._load = {
+            lane.name: sum(j.fastest.transfer_bytes for j in users) / lane.budget_bytes_per_second
+            for lane, users in by_lane(jobs).items()
+        }
+        self._traits = _traits(jobs, self._load)
+        self._sharable = [
+            _sharable(jobs, self._load, sharing, bound_seconds) for sharing in Sharing
+        ]
+
+    def usual(self) -> Iterator[Preference]:
+        """The rules of thumb, each with every way of sharing lanes."""
+        level = [1.0] * len(self._jobs)
+        rules = [((0, 0, 1), True), ((1, 0, 0), True), ((0, 1, 0), True), ((1, 0, 1), True)]
+        if len({job.alone for job in self._jobs}) > 1:
+            rules.append(((0, 0, 1), False))
+        for weights, alone_first in rules:
+            places = self._places(weights, level, alone_first=alone_first)
+            for sharable in self._sharable:
+                yield Preference(places=places, sharable=sharable)
+
+    def mixed(self, chance: random.Random) -> Preference:
+        """A mixture of the rules by chance."""
+        weights = (chance.random(), chance.random(), chance.random())
+        noise = [chance.uniform(*NOISE) for _ in self._jobs]
+        places = self._places(weights, noise, alone_first=chance.random() < 0.5)
+        return Preference(places=places, sharable=chance.choice(self._sharable))
+
+    def hurried(
+        self, found: Preference, late: Sequence[Sequence[int]], chance: random.Random
+    ) -> Preference:
+        """The same with some jobs of each `late` chain earlier, or sharing lanes otherwise."""
+        places, sharable = list(found.places), list(found.sharable)
+        for chain in late:
+            count = 1 + min(int(chance.expovariate(1.0)), len(chain) - 1)
+            shared = chance.choice(self._sharable) if chance.random() < SHARING_CHANGED else None
+            for position in chance.sample(chain, count):
+                if shared is None:
+                    places[position] *= chance.random()
+                else:
+                    sharable[position] = shared[position]
+        return Preference(places=self._ranked(places), sharable=sharable)
+
+    def _places(
+        self, weights: Sequence[float], noise: Sequence[float], *, alone_first: bool
+    ) -> list[float]:
+        """Rank jobs by urgency, those that need a path alone before all others if asked to."""
+
+        def key(job: Job) -> tuple[float, ...]:
+            mixed = sum(w * t for w, t in zip(weights, self._traits[job.position], strict=True))
+            later = alone_first and not job.alone
+            return (later, -mixed * noise[job.position], -job.seconds, job.position)
+
+        places = [0.0] * len(self._jobs)
+        for place, job in enumerate(sorted(self._jobs, key=key), start=1):
+            places[job.position] = place
+        return self._ranked(places)
+
+    def _ranked(self, places: Sequence[float]) -> list[float]:
+        """Number the jobs anew: the important ones first, each kind in the order of `places`."""
+        ranked = [0.0] * len(places)
+        order = sorted(self._jobs, key=lambda job: (job.rank, places[job.position], job.position))
+        for place, job in enumerate(order, start=1):
+            ranked[job.position] = place
+        return ranked
+
+
+def late_chains(
+    jobs: Sequence[Job], slots: Sequence[Slot], bound_seconds: float
+) -> list[list[int]]:
+    """Why hosts are done late: of each its last job, whom that waited for, and so on."""
+    ended: dict[float, list[int]] = defaultdict(list)
+    last: dict[str, int] = {}
+    for position, slot in enumerate(slots):
+        ended[_instant(slot.release_seconds)].append(position)
+        host = jobs[position].out_slot
+        if slot.release_seconds > max(bound_seconds, _end(slots, last.get(host))):
+            last[host] = position
+    needs = [
+        {f"{job.out_slot} out", f"{job.in_slot} in", *(lane.name for lane in job.lanes)}
+        for job in jobs
+    ]
+
+    def waited_for(position: int) -> int | None:
+        before = ended.get(_instant(slots[position].start_seconds), ())
+        on = jobs[position].ordered.depends_on
+        return next((p for p in before if p in on or needs[p] & needs[position]), None)
+
+    chains = []
+    for end in last.values():
+        chain, here = [end], waited_for(end)
+        while here is not None:
+            chain.append(here)
+            here = waited_for(here)
+        chains.append(chain)
+    return chains
+
+
+def _instant(seconds: float) -> float:
+    return round(seconds, 4)
+
+
+def _end(slots: Sequence[Slot], position: int | None) -> float:
+    return 0.0 if position is None else slots[position].release_seconds
+
+
+def _traits(
+    jobs: Sequence[Job], load: Mapping[str, float]
+) -> tuple[tuple[float, float, float], ...]:
+    """What makes a job urgent, in seconds: its busiest lane, its length, the chain behind it."""
+    tails = tails_of(jobs)
+    return tuple(
+        (
+            max((load[lane.name] for lane in job.lanes), default=0.0),
+            job.seconds,
+            tails[job.position],
+        )
+        for job in jobs
+    )
+
+
+def _sharable(
+    jobs: Sequence[Job], load: Mapping[str, float], sharing: Sharing, bound_seconds: float
+) -> list[frozenset[str]]:
+    """The lanes that each job may use while another one does.
+
+    One that takes half as long as everything together never shares: with half of its bandwidth
+    the schedule would be longer for it alone.
+    """
+    if sharing is Sharing.NEVER:
+        return [frozenset()] * len(jobs)
+    return [
+        frozenset()
+        if 2 * job.seconds > bound_seconds
+        else frozenset(lane.name for lane in job.lanes)
+        if sharing is Sharing.ALWAYS
+        else _bottleneck([lane.name for lane in job.lanes], load)
+        for job in jobs
+    ]
+
+
+def _bottleneck(lanes: Sequence[str], load: Mapping[str, float]) -> frozenset[str]:
+    ranked = sorted(lanes, key=lambda lane: load[lane], reverse=True)
+    if len(ranked) > 1 and load[ranked[0]] < BOTTLENECK_RATIO * load[ranked[1]]:
+        return frozenset()
+    return frozenset(ranked[:1])
