@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -21,6 +22,9 @@ from rebalancer.collect.xml_text import UnreadableXmlError
 
 _KIB = 1024
 _NANOSECONDS = 1e-9
+
+# libvirt lets a name contain tabs; terminals and snapshot files do not.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 _STATES: Mapping[int, VmState] = {
     DomainState.NOSTATE: VmState.RUNNING,
@@ -96,7 +100,7 @@ def _report(record: DomainRecord, stats: Stats) -> DomainReport:
     inactive = VmState.RUNNING if record.is_active else VmState.SHUTOFF
     return DomainReport(
         uuid=record.uuid,
-        name=record.name,
+        name=_CONTROL_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", record.name),
         state=vm_state(stats, inactive),
         reason=_number(stats, "state.reason") or 0,
         facts=facts,

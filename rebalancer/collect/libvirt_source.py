@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -171,7 +170,7 @@ def connect_read_only(uri: str) -> HypervisorConnection:
 @functools.cache
 def _libvirt() -> Any:  # noqa: ANN401 (libvirt-python has no types)
     try:
-        libvirt = importlib.import_module("libvirt")
+        import libvirt
     except ImportError as error:
         raise UsageError(
             "libvirt hosts cannot be observed without libvirt-python; "

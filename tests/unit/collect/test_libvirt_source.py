@@ -230,6 +230,12 @@ def test_a_vm_with_all_that_its_owner_says_about_it() -> None:
     assert vm.autostart
 
 
+def test_control_characters_in_a_name_do_not_reach_terminals_and_files() -> None:
+    snapshot = observed(hosts_with(h1=[FakeVm(name="tab\tname", xml=a_domain_xml())]))
+
+    assert only_vm(snapshot).name == "tab\N{REPLACEMENT CHARACTER}name"
+
+
 def test_hints_that_cannot_be_understood_keep_the_vm_where_it_is() -> None:
     vm = one_vm(a_domain_xml(metadata=hints("<moveable>no</moveable>")))
 
