@@ -28,6 +28,7 @@ from rebalancer.service.configured import (
     links_of,
     migration_uris,
     sites_of,
+    with_history,
 )
 from rebalancer.service.policy_file import parse_policy, read_policy
 from rebalancer.simulation.clock import VirtualClock
@@ -145,14 +146,18 @@ def _configured(settings: Settings) -> ReadAccess:
     return ReadAccess(
         cluster=settings.cluster,
         host_names=tuple(host.name for host in hosts),
-        source=LibvirtSource(
-            hosts,
-            cluster=settings.cluster,
-            now=clock.now,
-            sites=sites_of(settings),
-            links=links_of(settings),
-            sampling_seconds=settings.collect.sampling_seconds,
-            timeout_seconds=settings.collect.timeout_seconds,
+        source=with_history(
+            settings,
+            LibvirtSource(
+                hosts,
+                cluster=settings.cluster,
+                now=clock.now,
+                sites=sites_of(settings),
+                links=links_of(settings),
+                sampling_seconds=settings.collect.sampling_seconds,
+                timeout_seconds=settings.collect.timeout_seconds,
+            ),
+            clock.now,
         ),
         clock=clock,
         uris=migration_uris(settings),

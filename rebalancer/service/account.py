@@ -336,6 +336,8 @@ def _doubts(snapshot: Snapshot) -> Iterator[str]:
     if silent:
         names = ", ".join(sorted(host.name for host in silent)[:10])
         yield f"{count_text(len(silent), 'host')} did not answer: {names}"
+    if snapshot.usage_fault:
+        yield snapshot.usage_fault
     unmeasured = sum(vm.is_active and vm.dirty_bytes_per_second is None for vm in snapshot.vms)
     if unmeasured:
         yield f"dirty rate unknown for {count_text(unmeasured, 'VM')}; predictions will be guesses"

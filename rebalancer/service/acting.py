@@ -28,10 +28,9 @@ from rebalancer.rollout.executor import Settings as RolloutSettings
 from rebalancer.rollout.executor import recover as recover_rollouts
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease
-from rebalancer.service import exit_codes, options
+from rebalancer.service import configured, daemon, duty, exit_codes, options
 from rebalancer.service.access import ChangeAccess, Where, open_for_change, open_for_reading
 from rebalancer.service.config import RunMode
-from rebalancer.service.configured import failure_budget, rollout_times
 from rebalancer.service.cycle import for_draining
 from rebalancer.service.plan_file import plan_of_text, plan_to_json, read_plan, write_plan
 from rebalancer.service.progress import display_for
@@ -106,13 +105,7 @@ def at_work(session: Session, where: Where, *, recovering: bool = False) -> Iter
 
 def rollout_settings(session: Session, access: ChangeAccess, policy: Policy) -> RolloutSettings:
     """Put together what the policy and the settings say about rollouts."""
-    uris = access.read.uris
-    return replace(
-        RolloutSettings.of(policy),
-        budget=failure_budget(session.settings),
-        times=rollout_times(session.settings),
-        uri_of=lambda host: uris.get(host, host),
-    )
+    return configured.rollout_settings(session.settings, policy, access.read.uris)
 
 
 def refuse_if_unrecovered(journal: Journal, cluster: str) -> None:
@@ -168,14 +161,16 @@ def run(
     config: options.Config = None,
     scenario: options.FromScenario = None,
     policy: options.PolicyFile = None,
-    once: Annotated[bool, typer.Option("--once", help="One cycle, then end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="One cycle, shown, then end.")] = False,
     yes: options.Yes = False,
     output: options.Output = Format.TABLE,
     probe: options.Probe = False,
 ) -> ExitCode:
-    """Run one cycle: plan, and in `mode: auto` or with --yes carry the plan out."""
+    """Keep the cluster as its policies say, until stopped; carry plans out if `auto` or --yes."""
     if not once:
-        raise UsageError("only `rebalancer run --once` is there yet; let a timer repeat it")
+        if scenario is not None:
+            raise UsageError("the daemon looks after the configured hosts; add --once to rehearse")
+        return daemon.run(config, policy, auto=yes)
     session = open_session(config)
     where = Where(scenario=scenario)
     if not yes and session.settings.mode is not RunMode.AUTO:
@@ -185,15 +180,39 @@ def run(
         render_plan(plan, output, session.out)
         return _nothing_was_changed(session, exit_codes.for_plan(plan))
     with at_work(session, where) as work:
-        in_force = policy_for(session, work.access.read, policy)
-        snapshot = observe(session, work.access.read, probe=probe)
-        plan = plan_for(session, work.access.read, snapshot, in_force).plan
-        render_plan(plan, output, session.out)
-        if not plan.migrations:
-            return exit_codes.for_plan(plan)
-        carried = work.carry_out(plan, snapshot, in_force)
+        return _one_cycle(work, policy, output, probe=probe, at_once=yes, has_past=not scenario)
+
+
+def _one_cycle(
+    work: Work, named: Path | None, output: Format, *, probe: bool, at_once: bool, has_past: bool
+) -> ExitCode:
+    """Do what the daemon does once, and show it; a rehearsal on a scenario has no past."""
+    session, read = work.session, work.access.read
+    policy = policy_for(session, read, named)
+    snapshot = observe(session, read, probe=probe)
+    if not has_past:
+        plan = plan_for(session, read, snapshot, policy).plan
+        _show_before(session, plan, output, acts=bool(plan.migrations))
+        carried = work.carry_out(plan, snapshot, policy) if plan.migrations else None
+    else:
+        task = duty.duty_of(session.settings, policy)
+        considered = duty.consider(session, task, read, snapshot, work.journal, at_once=at_once)
+        plan = considered.cycle.plan
+        _show_before(session, plan, output, acts=considered.decision.act)
+        carried = work.carry_out(plan, snapshot, policy) if considered.decision.act else None
+        result = carried.result if carried is not None else None
+        verdict = duty.keep(session, task, considered, snapshot, result)
+        session.err.print(f"verdict: {verdict}", highlight=False, markup=False)
+    if carried is None:
+        return exit_codes.for_plan(plan)
     render_outcomes(plan, carried.result.outcomes, output, session.out)
     return carried.exit_code
+
+
+def _show_before(session: Session, plan: Plan, output: Format, *, acts: bool) -> None:
+    # Who reads JSON reads one document: of a plan that is carried out, how it went.
+    if not (acts and output is Format.JSON):
+        render_plan(plan, output, session.out)
 
 
 def drain(
@@ -209,6 +228,7 @@ def drain(
         bool,
         typer.Option("--allow-cold", help="VMs that cannot be moved alive may be shut down."),
     ] = False,
+    deadline: options.Deadline = None,
     yes: options.Yes = False,
 ) -> ExitCode:
     """Empty hosts before maintenance, and keep VMs off them until `undrain`."""
@@ -218,7 +238,7 @@ def drain(
         access = open_for_reading(session.settings, where)
         in_force = _draining_policy(policy_for(session, access, policy), allow_cold=allow_cold)
         seen = observe(session, access, probe=probe, also_drain=hosts)
-        plan = plan_for(session, access, seen, in_force).plan
+        plan = plan_for(session, access, seen, in_force, deadline_seconds=deadline).plan
         if out is not None:
             write_plan(plan, out)
         command = apply_command(out, config=config, scenario=scenario, policy=policy)
@@ -228,7 +248,9 @@ def drain(
             session, exit_codes.for_drain(exit_codes.for_plan(plan), left=left)
         )
     with at_work(session, where) as work:
-        return _drain(work, hosts, policy, output, allow_cold=allow_cold, probe=probe)
+        return _drain(
+            work, hosts, policy, output, allow_cold=allow_cold, probe=probe, deadline=deadline
+        )
 
 
 def _drain(
@@ -239,15 +261,20 @@ def _drain(
     *,
     allow_cold: bool,
     probe: bool,
+    deadline: float | None,
 ) -> ExitCode:
     session, read = work.session, work.access.read
     in_force = _draining_policy(policy_for(session, read, policy), allow_cold=allow_cold)
     seen = observe(session, read, probe=probe, also_drain=hosts)
     emptied = hosts_named(seen, hosts)
+    plan = plan_for(session, read, seen, in_force, deadline_seconds=deadline).plan
+    acts = bool(plan.migrations) and not plan.breaks_deadline
+    _show_before(session, plan, output, acts=acts)
+    if plan.breaks_deadline:
+        session.err.print("nothing was changed: the deadline cannot be promised", highlight=False)
+        return ExitCode.BLOCKED
     for host in emptied:
         work.journal.mark_drain(seen.cluster, host, reason="rebalancer drain")
-    plan = plan_for(session, read, seen, in_force).plan
-    render_plan(plan, output, session.out)
     code = exit_codes.for_plan(plan)
     if plan.migrations:
         carried = work.carry_out(plan, seen, in_force)

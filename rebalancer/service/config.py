@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import make_url
 
+from rebalancer.collect.prometheus_source import without_password
 from rebalancer.errors import InvalidFileError, UsageError
 from rebalancer.files import Document, FileModel, open_yaml
 from rebalancer.files.explain import explain
@@ -134,6 +135,11 @@ def _file_layer(document: Document) -> tuple[Layer, Mapping[str, str]]:
     layer: Layer = dict(tree)
     if settings.policy is not None:
         layer["policy"] = str(Path(document.file).parent / settings.policy)
+    if settings.policies:
+        layer["policies"] = [
+            entry | {"file": str(Path(document.file).parent / entry["file"])}
+            for entry in layer["policies"]
+        ]
     origins = {}
     for path in _leaves(layer):
         where = document.where(path).removeprefix("line ")
@@ -220,6 +226,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     # Under two names a host's guests would be seen twice.
     yield from _twice([host.uri for host in settings.hosts], "hosts", "uri")
     yield from _twice([site.name for site in settings.sites], "sites", "name")
+    yield from _twice([entry.name for entry in settings.policies], "policies", "name")
     yield from _twice([link.name for link in settings.links], "links", "name")
     known = {site.name for site in sites_of(settings)}
     for index, link in enumerate(settings.links):
@@ -232,6 +239,13 @@ def _findings(settings: Settings) -> Iterator[Finding]:
             )
     for index, host in enumerate(settings.hosts):
         yield from _host_findings(host, ("hosts", index))
+    if settings.prometheus.max_age_seconds < 2 * settings.prometheus.step_seconds:
+        # The newest sample ends up to one step before now, and may still be on its way.
+        yield Finding(
+            ("prometheus", "max_age_seconds"),
+            "is less than two samples",
+            "raise it, or lower step_seconds",
+        )
 
 
 def _twice(values: Sequence[str], section: str, key: str) -> Iterator[Finding]:
@@ -268,6 +282,8 @@ def _rows(
             )
         else:
             shown = _journal_shown(section) if path == ("journal",) else value
+            if path == ("prometheus", "url") and value is not None:
+                shown = without_password(value)
             yield EffectiveSetting(
                 key=dotted(path), value=_shown(shown), origin=_origin(path, origins)
             )

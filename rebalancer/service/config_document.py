@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rebalancer.collect.snapshot_model import LinkEntry, SiteEntry
-from rebalancer.service.config_format import HostSettings, Settings
+from rebalancer.service.config_format import HostSettings, PolicySettings, Settings
 
 _HEAD = """\
 # Configuration
@@ -62,6 +62,7 @@ def document() -> str:
         _section("Each of `hosts`", _rows(HostSettings, "")),
         _section("Each of `sites`", _rows(SiteEntry, "", _SITES)),
         _section("Each of `links`", _rows(LinkEntry, "", _LINKS)),
+        _section("Each of `policies`", _rows(PolicySettings, "")),
     ]
     return "\n".join([_HEAD, *sections])
 

@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from rebalancer.cluster.inventory import HostState
+from rebalancer.collect.prometheus_source import HOST_CPU_QUERY, VM_CPU_QUERY
 from rebalancer.collect.snapshot_model import LinkEntry, Name, SiteEntry, Text
 from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
+from rebalancer.service.logs import LogFormat
 
 type Watts = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 type Duration = Annotated[Seconds, Field(gt=0)]
@@ -43,6 +46,17 @@ def _libvirt_uri(text: str) -> str:
 def _migration_uri(text: str) -> str:
     if not text.startswith(("tcp://", "rdma://")):
         raise ValueError("is not an address for memory; expected such as tcp://10.0.1.1")
+    return text
+
+
+def _http_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        is_usable = False
+    if not is_usable or any(character.isspace() for character in text):
+        raise ValueError("is not an address of a web server; expected such as http://prom1:9090")
     return text
 
 
@@ -118,6 +132,9 @@ class HostSettings(_Section):
     """What it draws when nothing runs on it. Default: guessed from the number of cores."""
     max_watts: Watts | None = None
     """What it draws under full load. Default: guessed from the number of cores."""
+    prometheus_name: Name | None = None
+    """What Prometheus calls it, such as `10.0.0.1` or `10.0.0.1:9100`. Default: its name, or the
+    host in `uri` or `peer_uri`, with any port."""
 
 
 class CollectSettings(_Section):
@@ -172,6 +189,60 @@ class RolloutSettings(_Section):
     failure never stops a rollout on account of its share."""
 
 
+class PolicySettings(_Section):
+    """A policy that the daemon runs besides the one under `policy`."""
+
+    name: Name
+    """What it is called in here."""
+    file: Path
+    """The policy file, relative to this file."""
+    mode: RunMode | None = None
+    """Whether it may move VMs. Default: as `mode` says."""
+
+
+class DaemonSettings(_Section):
+    """How `rebalancer run` goes about when it stays."""
+
+    interval_seconds: Annotated[Duration, Field(ge=1, le=86_400)] = 300.0
+    """From one cycle of a policy to the next, where the policy has no hours of its own
+    (`active: {cron: …}`)."""
+    jitter_share: Ratio = 0.1
+    """Each cycle is put off at random by up to this share of the interval, so that several
+    clusters do not ask the same Prometheus in the same second."""
+    log: LogFormat = LogFormat.AUTO
+    """`text`, `json`, or `auto`: JSON under systemd, text elsewhere. Always to standard output."""
+
+
+class PrometheusSettings(_Section):
+    """Where past CPU use is read, so that plans are for what is to come."""
+
+    url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """The Prometheus server, such as `http://prom1:9090`. Default: none, and plans go by what
+    libvirt measured just now."""
+    vm_cpu_query: Annotated[str, Field(min_length=1, max_length=4096)] = VM_CPU_QUERY
+    """PromQL that gives the cores that each VM used; `$window` in it becomes the length of a
+    sample. The default is for Debian's prometheus-libvirt-exporter."""
+    vm_label: Name = "uuid"
+    """The label that has the VM's libvirt UUID."""
+    host_cpu_query: Annotated[str, Field(min_length=1, max_length=4096)] | None = HOST_CPU_QUERY
+    """The same for hosts, all that runs there included. The default is for node exporter; `null`
+    leaves hosts out."""
+    host_label: Name = "instance"
+    """The label that tells the host."""
+    history_seconds: Annotated[Duration, Field(ge=600, le=60 * 86_400)] = 7 * 86_400.0
+    """How far back is read. Daily habits need four days, weekly ones need 15; every command that
+    plans waits for the reading."""
+    step_seconds: Annotated[Duration, Field(ge=10, le=3600)] = 300.0
+    """The length of one sample: four times the interval at which exporters are scraped, or more."""
+    timeout_seconds: Annotated[Duration, Field(le=600)] = 30.0
+    """How long one question may take. Without an answer a plan is made from what libvirt measured,
+    and nothing is carried out unasked."""
+    max_age_seconds: Annotated[Duration, Field(ge=20, le=86_400)] = 900.0
+    """With a newest sample that is older than this nothing is carried out unasked."""
+    min_coverage: Annotated[Ratio, Field(gt=0)] = 0.95
+    """Nor with a smaller share of running VMs, or of hosts, that have so recent a sample."""
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -183,6 +254,8 @@ class Settings(_Section):
     """`recommend`: `rebalancer run` only says what it would do. `auto`: it does it."""
     policy: Path | None = None
     """The policy file, relative to this file. Default: balance CPU and memory, no rules."""
+    policies: tuple[PolicySettings, ...] = ()
+    """More policies for the daemon, each with its own hours and, if wanted, its own mode."""
     journal: Annotated[str, AfterValidator(_database_url)] | None = None
     """The database that every action is written to before it is taken, as an SQLAlchemy address.
     Default: `sqlite:////var/lib/rebalancer/journal.db` for root, below
@@ -197,6 +270,8 @@ class Settings(_Section):
     placement: PlacementSettings = PlacementSettings()
     plan: PlanSettings = PlanSettings()
     rollout: RolloutSettings = RolloutSettings()
+    daemon: DaemonSettings = DaemonSettings()
+    prometheus: PrometheusSettings = PrometheusSettings()
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from urllib.parse import urlsplit
 
 from rebalancer.cluster.inventory import HostId, Link, Site
+from rebalancer.cluster.policy import Policy
 from rebalancer.collect.observations import LibvirtHost
+from rebalancer.collect.past_use import InventoryWithHistory, Requirement
+from rebalancer.collect.prometheus_source import PrometheusSource, UsageQueries
+from rebalancer.collect.sources import InventorySource
+from rebalancer.rollout.executor import Settings as ExecutorSettings
 from rebalancer.rollout.libvirt_driver import CallLimits, HostAddress
 from rebalancer.rollout.steps import FailureBudget
 from rebalancer.rollout.track import Times
@@ -53,9 +61,74 @@ def links_of(settings: Settings) -> tuple[Link, ...]:
     return tuple(entry.link() for entry in settings.links)
 
 
+def with_history(
+    settings: Settings, inventory: InventorySource, now: Callable[[], datetime]
+) -> InventorySource:
+    """Add past use to what `inventory` sees, where a Prometheus is configured."""
+    asked = settings.prometheus
+    if asked.url is None:
+        return inventory
+    from_guests = {HostId(host.name) for host in settings.hosts if host.cpu_from_guests}
+    named = prometheus_names(settings)
+    return InventoryWithHistory(
+        inventory=inventory,
+        usage=PrometheusSource(
+            url=asked.url,
+            hosts={name: host for name, host in named.items() if host not in from_guests},
+            queries=UsageQueries(
+                vm_cpu=asked.vm_cpu_query,
+                vm_label=asked.vm_label,
+                host_cpu=asked.host_cpu_query,
+                host_label=asked.host_label,
+            ),
+            step_seconds=asked.step_seconds,
+            timeout_seconds=asked.timeout_seconds,
+        ),
+        now=now,
+        history_seconds=asked.history_seconds,
+        step_seconds=asked.step_seconds,
+        requirement=Requirement(
+            max_age_seconds=asked.max_age_seconds, min_ratio=asked.min_coverage
+        ),
+        asks_hosts=asked.host_cpu_query is not None,
+        hosts_from_guests=from_guests,
+    )
+
+
+def prometheus_names(settings: Settings) -> Mapping[str, HostId]:
+    """Return every name that a Prometheus may call a host by, surest last."""
+    found: dict[str, HostId] = {}
+    for host in settings.hosts:
+        for uri in (host.peer_uri, host.uri):
+            if uri is not None and (name := _host_in(uri)):
+                found[name] = HostId(host.name)
+    found |= {host.name: HostId(host.name) for host in settings.hosts}
+    stated = {host.prometheus_name: HostId(host.name) for host in settings.hosts}
+    return found | {name: host for name, host in stated.items() if name is not None}
+
+
+def _host_in(uri: str) -> str:
+    try:
+        return urlsplit(uri).hostname or ""
+    except ValueError:  # brackets that are not closed, say: libvirt will tell
+        return ""
+
+
 def rollout_times(settings: Settings) -> Times:
     """Return how long a rollout waits for what."""
     return Times(shutdown_seconds=settings.rollout.shutdown_timeout_seconds)
+
+
+def rollout_settings(
+    settings: Settings, policy: Policy, uris: Mapping[HostId, str]
+) -> ExecutorSettings:
+    """Return what the policy and the settings say about rollouts."""
+    return replace(
+        ExecutorSettings.of(policy),
+        budget=failure_budget(settings),
+        times=rollout_times(settings),
+        uri_of=lambda host: uris.get(host, host),
+    )
 
 
 def failure_budget(settings: Settings) -> FailureBudget:

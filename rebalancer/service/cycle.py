@@ -37,6 +37,8 @@ class Request:
     """Monotonic time, by which the solver keeps to `solve_seconds`."""
     uris: Mapping[HostId, str]
     """Where each host's hypervisor is reached, for the commands that a plan prints."""
+    deadline_seconds: float | None = None
+    """By when everything has to be over, counted from the start of the rollout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,10 +69,12 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
         expires_at=request.now + timedelta(seconds=request.ttl_seconds),
         verdict=Verdict(kind=VerdictKind.BALANCED, text=""),
         uris=request.uris,
+        deadline_seconds=request.deadline_seconds,
     )
+    too_late = bool(plan.breaks_deadline)
     plan = replace(
         plan,
-        verdict=judge(snapshot, policy, load, placement, plan),
+        verdict=plan.verdict if too_late else judge(snapshot, policy, load, placement, plan),
         objective=None if quiet or isinstance(placement, Unsolved) else placement.objective,
     )
     return Cycle(snapshot=snapshot, demand=demand, placement=placement, plan=plan)

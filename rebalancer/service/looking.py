@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,17 +12,20 @@ from rebalancer.cluster.inventory import HostState
 from rebalancer.cluster.plan import ENDED_STATES, MigrationState
 from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from rebalancer.errors import ExitCode, UsageError
+from rebalancer.planning.accuracy import Accuracy, accuracy_of
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import MigrationRow, RolloutRow, RolloutStatus
 from rebalancer.service import exit_codes, options
 from rebalancer.service.access import Where, open_for_reading, policy_of
 from rebalancer.service.account import HistoryRow, HostNote, RunningRow, Status
-from rebalancer.service.config import effective_settings, load_settings
+from rebalancer.service.config import effective_settings, journal_url, load_settings
+from rebalancer.service.cycle_history import CycleHistory
 from rebalancer.service.file_kind import FileKind, kind_of
 from rebalancer.service.plan_file import plan_of_text, read_plan, write_plan
 from rebalancer.service.policy_file import read_policy
 from rebalancer.service.report import (
     Format,
+    render_accuracy,
     render_history,
     render_outcomes,
     render_plan,
@@ -70,6 +74,8 @@ def plan(
         commands=commands,
         apply_with=apply_command(out, config=config, scenario=scenario, policy=policy),
     )
+    if cycle.snapshot.usage_fault:
+        session.err.print(cycle.snapshot.usage_fault, markup=False, soft_wrap=True)
     if out is None and cycle.plan.migrations:
         session.err.print("nothing was changed: --out plan.json saves the plan for apply")
     return exit_codes.for_plan(cycle.plan, detailed=detailed_exitcode)
@@ -101,6 +107,8 @@ def status(config: options.Config = None, output: options.Output = Format.TABLE)
     session = open_session(config)
     with session.existing_journal() as journal:
         now = _status(session, journal)
+    if journal is not None:
+        now = _with_verdict(session, now)
     render_status(now, output, session.out)
     return ExitCode.UNKNOWN_OUTCOME if now.unknown else ExitCode.SUCCESS
 
@@ -112,11 +120,18 @@ def history(
     everything: Annotated[
         bool, typer.Option("--all-clusters", help="Those of other clusters, too.")
     ] = False,
+    accuracy: Annotated[
+        bool,
+        typer.Option("--accuracy", help="How right their predictions were, by pair of hosts."),
+    ] = False,
 ) -> ExitCode:
     """List what was rolled out, by whom, and how it went."""
     session = open_session(config)
     with session.existing_journal() as journal:
         cluster = None if everything else session.settings.cluster
+        if accuracy:
+            render_accuracy(_accuracy(journal, cluster, limit), output, session.out)
+            return ExitCode.SUCCESS
         rows = (
             []
             if journal is None
@@ -223,6 +238,16 @@ def _status(session: Session, journal: Journal | None) -> Status:
     )
 
 
+def _with_verdict(session: Session, now: Status) -> Status:
+    with CycleHistory.open(journal_url(session.settings)) as history:
+        cycles = history.latest(session.settings.cluster)
+    if not cycles:
+        return now
+    latest = cycles[-1]
+    said = f"{latest.policy}: {latest.verdict}"
+    return replace(now, last_verdict=said, last_verdict_at=latest.past.at)
+
+
 def _running_row(row: MigrationRow) -> RunningRow:
     return RunningRow(
         migration=row.migration.id,
@@ -231,6 +256,17 @@ def _running_row(row: MigrationRow) -> RunningRow:
         target=row.migration.target,
         state=row.state,
         since=row.changed_at,
+    )
+
+
+def _accuracy(journal: Journal | None, cluster: str | None, limit: int) -> tuple[Accuracy, ...]:
+    if journal is None:
+        return ()
+    return accuracy_of(
+        (row.migration, row.outcome)
+        for rollout in journal.rollouts(cluster, limit)
+        for row in journal.migrations(rollout.id)
+        if row.outcome is not None
     )
 
 

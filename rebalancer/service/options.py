@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
+from rebalancer.files.quantities import Seconds
 from rebalancer.service.report import Format
 
 Config = Annotated[
@@ -45,4 +47,23 @@ PlanOut = Annotated[
 ]
 DetailedExitCode = Annotated[
     bool, typer.Option("--detailed-exitcode", help="Exit with 2 if the plan is not empty.")
+]
+
+
+def _seconds(text: str) -> float:
+    try:
+        return TypeAdapter[float](Seconds).validate_python(text)
+    except ValidationError as error:
+        raise typer.BadParameter(f"{text} {error.errors()[0]['msg']}") from error
+
+
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline",
+        parser=_seconds,
+        metavar="DURATION",
+        help="Refuse unless everything is over by then (30m, 2h) even if every migration takes "
+        "as long as its band reaches; the VMs that may be late are named.",
+    ),
 ]

@@ -209,6 +209,9 @@ class PlanRecord(FileModel):
     commands: Mapping[str, tuple[str, ...]] = {}
     violations_before: tuple[ViolationRecord, ...] = ()
     violations_after: tuple[ViolationRecord, ...] = ()
+    deadline_seconds: Amount | None = None
+    makespan_upper_seconds: Amount | None = None
+    breaks_deadline: tuple[str, ...] = ()
 
     def noun(self) -> Plan:
         """Return the plan that this means."""
@@ -237,16 +240,20 @@ def plan_to_json(plan: Plan) -> str:
 def write_plan(plan: Plan, path: Path | str) -> None:
     """Save a plan; whoever looks at the file sees the old one or the whole new one."""
     target = Path(path)
+    written: Path | None = None
     try:
         with NamedTemporaryFile(
             "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as file:
+            written = Path(file.name)
             file.write(plan_to_json(plan))
             file.flush()
             os.fsync(file.fileno())
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(target)
+        written.chmod(0o644)
+        written.replace(target)
     except OSError as error:
+        if written is not None:
+            written.unlink(missing_ok=True)
         raise UsageError(f"{target}: cannot save the plan: {error.strerror or error}") from error
 
 

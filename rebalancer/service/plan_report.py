@@ -114,9 +114,19 @@ def totals_text(plan: Plan) -> str:
     return (
         f"{count_text(len(plan.migrations), 'migration')}, {bytes_text(total)} to transfer; "
         f"takes {seconds_text(plan.makespan_seconds)}, not possible in less than "
-        f"{seconds_text(plan.makespan_lower_bound_seconds)}; "
+        f"{seconds_text(plan.makespan_lower_bound_seconds)}; {_deadline_text(plan)}"
         f"guests stand still for {seconds_text(sum(downtimes))} in all, "
         f"{seconds_text(max(downtimes, default=0.0))} at most for one"
+    )
+
+
+def _deadline_text(plan: Plan) -> str:
+    if plan.deadline_seconds is None or plan.makespan_upper_seconds is None:
+        return ""
+    kept = "not kept" if plan.breaks_deadline else "kept"
+    return (
+        f"the deadline of {seconds_text(plan.deadline_seconds)} is {kept}, as it may take up to "
+        f"{seconds_text(plan.makespan_upper_seconds)}; "
     )
 
 

@@ -132,10 +132,9 @@ def event_text(event: Event) -> str:
                 event.migrations, "migration"
             )
         case MigrationStarted():
-            return (
-                f"{event.vm_name}: moving {event.source} → {event.target}, {event.mode}, "
-                f"up to {rate_text(event.bytes_per_second)}"
-            )
+            limit = f", up to {rate_text(rate)}" if (rate := event.bytes_per_second) else ""
+            route = f"{event.source} → {event.target}"
+            return f"{event.vm_name}: moving {route}, {event.mode}{limit}"
         case Note():
             return f"{event.vm_name}: {event.text}"
         case MigrationEnded():

@@ -28,6 +28,13 @@ from rebalancer.service.cycle import Cycle, Request, run_cycle
 from rebalancer.service.policy_file import parse_policy, read_policy
 
 
+class _Output(Console):
+    """A console whose reader may leave: `main` decides what that means, not the console."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """One run of the command: its settings, and where it writes to."""
@@ -61,7 +68,7 @@ def open_session(config: Path | None, **flags: object) -> Session:
     given = {key.replace("__", "."): value for key, value in flags.items()}
     return Session(
         settings=load_settings(config, given),
-        out=Console(soft_wrap=False),
+        out=_Output(soft_wrap=False),
         err=Console(stderr=True),
     )
 
@@ -140,7 +147,14 @@ def with_dirty_rates(snapshot: Snapshot, access: ReadAccess) -> Snapshot:
     )
 
 
-def plan_for(session: Session, access: ReadAccess, snapshot: Snapshot, policy: Policy) -> Cycle:
+def plan_for(
+    session: Session,
+    access: ReadAccess,
+    snapshot: Snapshot,
+    policy: Policy,
+    *,
+    deadline_seconds: float | None = None,
+) -> Cycle:
     """Take a snapshot through all stages up to the plan."""
     now = access.clock.now()
     request = Request(
@@ -151,6 +165,7 @@ def plan_for(session: Session, access: ReadAccess, snapshot: Snapshot, policy: P
         solve_seconds=session.settings.placement.time_limit_seconds,
         seconds_passed=time.monotonic,
         uris=access.uris,
+        deadline_seconds=deadline_seconds,
     )
     return run_cycle(snapshot, policy, request)
 

@@ -34,6 +34,8 @@ def _reasons(plan: Plan, snapshot: Snapshot, policy: Policy, now: datetime) -> I
     if now > plan.expires_at:
         late = (now - plan.expires_at).total_seconds()
         yield f"it expired at {plan.expires_at:%Y-%m-%d %H:%M:%S} UTC, {late:.0f} s ago"
+    if plan.breaks_deadline:
+        yield f"it does not keep its deadline: {plan.verdict.text}"
     if plan.policy_fingerprint != policy.fingerprint:
         yield (
             f"it was made under policy {plan.policy!r} ({plan.policy_fingerprint or 'none'}), "

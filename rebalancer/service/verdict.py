@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from rebalancer.cluster.demand import Demand
@@ -73,6 +74,8 @@ def judge(
     if stuck or plan.unmoved:
         names = _names(snapshot, stuck or plan.unmoved)
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: cannot move {names}")
+    if not any(host.may_receive and policy.applies.matches(host) for host in snapshot.hosts):
+        return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: {_unusable(snapshot)}")
     trigger = policy.trigger
     if trigger is None or not exceeds(load, trigger) or drains(snapshot):
         return Verdict(kind=VerdictKind.BALANCED, text=f"balanced: {_load(load)}")
@@ -82,6 +85,12 @@ def judge(
         return Verdict(kind=VerdictKind.BALANCED, text=text)
     text = f"no gain: {_load(load)}, and no placement was found that {gain}"
     return Verdict(kind=VerdictKind.NO_GAIN, text=text)
+
+
+def _unusable(snapshot: Snapshot) -> str:
+    states = Counter(str(host.state) for host in snapshot.hosts)
+    found = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"no host that the policy is about can be used ({found or 'there is none'})"
 
 
 def _is_proved_good(objective: Objective, trigger: Trigger) -> bool:

@@ -12,6 +12,8 @@ from rebalancer.rollout.journal import Journal
 from rebalancer.service.clock import SystemClock
 from tests.cli.conftest import ROOT, Rebalancer
 
+FULL_DISK = Path("/dev/full")
+
 
 def test_a_plan_is_saved_and_tells_how_to_apply_it(
     rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
@@ -45,6 +47,16 @@ def test_looking_leaves_nothing_behind(
         rebalancer(*command)
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["run", "--once"], ["drain", "h1"]])
+def test_json_of_what_is_planned_and_done_at_once_is_one_document(
+    rebalancer: Rebalancer, hotspot: Path, command: list[str]
+) -> None:
+    ran = rebalancer(*command, "--scenario", hotspot, "--yes", "-o", "json")
+
+    assert ran.code == ExitCode.SUCCESS
+    assert json.loads(ran.out)["plan"]
 
 
 def test_apply_without_yes_changes_nothing(
@@ -115,6 +127,29 @@ def test_a_drained_host_is_empty_and_stays_so_until_it_is_undrained(
     assert "draining" not in after.out
 
 
+def test_a_drain_with_a_deadline_is_proven_or_refused_before_anything_is_touched(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REBALANCER_CLUSTER", "hotspot")
+    drain, saved = ("drain", "h1", "--scenario", hotspot), tmp_path / "plan.json"
+
+    refused = rebalancer(*drain, "--deadline", "10s", "--yes")
+    saved_anyway = rebalancer(*drain, "--deadline", "10s", "--out", saved)
+    applied = rebalancer("apply", saved, "--scenario", hotspot, "--yes")
+    unreadable = rebalancer(*drain, "--deadline", "soon")
+    after = rebalancer("status")
+    proven = rebalancer(*drain, "--deadline", "2h", "--yes")
+
+    assert refused.code == saved_anyway.code == ExitCode.BLOCKED
+    assert "cannot be promised" in refused.err
+    assert applied.code == ExitCode.REFUSED
+    assert "deadline" in applied.err
+    assert unreadable.code == ExitCode.USAGE
+    assert "draining" not in after.out
+    assert proven.code == ExitCode.SUCCESS
+    assert "is kept" in " ".join(proven.out.split())
+
+
 def test_a_drain_that_leaves_vms_behind_is_blocked_and_names_them(
     rebalancer: Rebalancer, blocked_drain: Path
 ) -> None:
@@ -133,9 +168,15 @@ def test_history_and_show_tell_what_was_rolled_out(
     plan_id = json.loads(plan.read_text())["id"]
 
     history = json.loads(rebalancer("history", "--all-clusters", "-o", "json").out)
+    right = json.loads(rebalancer("history", "--all-clusters", "--accuracy", "-o", "json").out)
+    table = rebalancer("history", "--all-clusters", "--accuracy")
     show = json.loads(rebalancer("show", plan_id, "-o", "json").out)
 
     assert [row["plan"] for row in history["rollouts"]] == [plan_id]
+    assert right["accuracy"][0]["source"] is None
+    assert right["accuracy"][0]["migrations"] == len(show["migrations"])
+    assert right["accuracy"][0]["duration"]["in_band_ratio"] == 1
+    assert "all" in table.out
     assert {row["outcome"]["state"] for row in show["migrations"]} == {"complete"}
 
 
@@ -162,3 +203,16 @@ def test_files_that_ship_are_valid(rebalancer: Rebalancer) -> None:
 
     assert ran.code == ExitCode.SUCCESS
     assert len(ran.out.splitlines()) == len(files)
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="there is no device that is always full")
+def test_output_on_a_full_disk_ends_with_one_sentence(
+    rebalancer: Rebalancer, monkeypatch: pytest.MonkeyPatch, hotspot: Path
+) -> None:
+    with FULL_DISK.open("w", encoding="utf-8", buffering=1) as full:
+        monkeypatch.setattr("sys.stdout", full)
+
+        ran = rebalancer("plan", "--scenario", hotspot)
+
+    assert ran.code == ExitCode.ERROR
+    assert ran.err.startswith("rebalancer: the output cannot be written: No space left")

@@ -136,7 +136,7 @@ def _state_dir(options: argparse.Namespace) -> Path:
 
 
 def _invitation(lab: Lab, config: Path) -> str:
-    rebalancer = f"{_program('rebalancer')} --config {config}"
+    rebalancer = _program("rebalancer")
     lab_command = f"{_program('python')} -m tests.lab"
     size = f"{len(lab.hosts)} hosts, {len(lab.guests)} guests"
     return f"""\
@@ -146,8 +146,8 @@ lab {lab.shape.prefix} is up: {size}. Its configuration file:
 
 Try:
 
-    {rebalancer} plan
-    {rebalancer} drain {lab.hosts[0].name}
+    {rebalancer} plan --config {config}
+    {rebalancer} drain {lab.hosts[0].name} --config {config}
     virsh --connect {lab.hosts[0].uri} list --all
     {lab_command} status{_prefix_option(lab)}
     {lab_command} load vm1 --cpu 0.8 --dirty 5000000{_prefix_option(lab)}

@@ -22,7 +22,7 @@ from rebalancer.service.config import (
     journal_url,
     load_settings,
 )
-from rebalancer.service.config_format import HostSettings, RunMode, Settings, Solver
+from rebalancer.service.config_format import HostSettings, PolicySettings, RunMode, Settings, Solver
 from rebalancer.service.configured import (
     call_limits,
     failure_budget,
@@ -360,6 +360,7 @@ def test_the_examples_in_the_comments_are_valid_and_have_every_key() -> None:
         (settings.hosts[0], HostSettings),
         (settings.sites[0], SiteEntry),
         (settings.links[0], LinkEntry),
+        (settings.policies[0], PolicySettings),
     )
     for entry, model in described:
         assert set(entry.model_fields_set) == set(model.model_fields)

@@ -222,6 +222,15 @@ def test_saving_replaces_the_old_plan_and_leaves_nothing_behind(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_plan_that_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").mkdir()
+
+    with pytest.raises(UsageError, match="cannot save the plan"):
+        write_plan(a_plan(), tmp_path / "plan.json")
+
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot save the plan"):
         write_plan(a_plan(), tmp_path / "no" / "plan.json")

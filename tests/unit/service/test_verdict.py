@@ -85,6 +85,15 @@ def test_vms_that_cannot_leave_a_draining_host_are_named() -> None:
     assert (said.kind, said.text) == (VerdictKind.BLOCKED, "blocked: cannot move gpu")
 
 
+def test_a_cluster_without_a_usable_host_is_not_called_balanced() -> None:
+    hosts = [a_host("h1", state=HostState.DOWN), a_host("h2", state=HostState.MAINTENANCE)]
+
+    said = verdict(a_snapshot(hosts), a_policy())
+
+    assert said.kind is VerdictKind.BLOCKED
+    assert "1 down, 1 maintenance" in said.text
+
+
 def test_what_contradicts_each_other_is_said() -> None:
     load = imbalance(EVEN, Demand.as_measured(EVEN), a_policy())
     unsolved = Unsolved(

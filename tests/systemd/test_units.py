@@ -1,0 +1,168 @@
+"""The units under a real systemd: start, readiness, reload, watchdog, drain, stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = ("rebalancer.service", "rebalancer-drain@.service")
+PATIENCE_SECONDS = 60.0
+CONFIG = """\
+schema_version: 1
+cluster: lab
+mode: recommend
+hosts:
+  - {name: h1, uri: "qemu+tcp://127.0.0.1:9/system"}
+collect: {sampling_seconds: 0.1s, timeout_seconds: 2s}
+daemon: {interval_seconds: 2s}
+"""
+
+
+def _obstacle() -> str:
+    """Why no systemd can be booted here; empty if one can."""
+    if os.geteuid() != 0:
+        return "booting systemd in namespaces of its own needs root"
+    missing = [tool for tool in ("unshare", "nsenter", "systemctl") if shutil.which(tool) is None]
+    if not Path("/lib/systemd/systemd").exists():
+        missing.append("systemd")
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A booted systemd."""
+
+    pid: int
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        entered = ["nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-r", "-w", *command]
+        return subprocess.run(entered, capture_output=True, text=True, timeout=90, check=False)
+
+    def show(self, unit: str = "rebalancer") -> dict[str, str]:
+        lines = self.run("systemctl", "show", unit).stdout.splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def configure(self, text: str) -> None:
+        Path(f"/proc/{self.pid}/root/etc/rebalancer/rebalancer.yaml").write_text(text)
+
+    def until(self, what: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+        """Wait until the daemon's unit is as wanted."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not what(seen := self.show()):
+            if time.monotonic() > deadline:
+                logs = self.run("journalctl", "-u", "rebalancer", "--no-pager", "-n", "30").stdout
+                keys = ("ActiveState", "SubState", "StatusText", "Result", "NRestarts")
+                pytest.fail(f"{[seen.get(key) for key in keys]}\n{logs}")
+            time.sleep(0.3)
+        return seen
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    if obstacle := _obstacle():
+        pytest.skip(obstacle)
+    folder, config = tmp_path / "machine", tmp_path / "rebalancer.yaml"
+    folder.mkdir()
+    config.write_text(CONFIG)
+    namespaces = ("--pid", "--fork", "--kill-child", "--mount", "--uts", "--ipc", "--cgroup")
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    boot = Path(__file__).with_name("boot.sh")
+    places = map(str, (boot, folder, ROOT, sys.base_prefix, packages, config))
+    command = ["unshare", *namespaces, "sh", *places]
+    with (tmp_path / "boot.log").open("w") as log:
+        outside = subprocess.Popen(command, stdout=log, stderr=log)
+    inside = None
+    try:
+        inside = _booted(outside, tmp_path / "boot.log")
+        yield Machine(pid=inside)
+    finally:
+        # Ending unshare does not end a systemd; ending process 1 of a namespace ends all of it.
+        if inside is not None:
+            os.kill(inside, signal.SIGKILL)
+        outside.kill()
+        outside.wait(timeout=30)
+
+
+def _booted(outside: subprocess.Popen[bytes], log: Path) -> int:
+    children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and outside.poll() is None:
+        found = children.read_text().split()
+        if found and Path(f"/proc/{found[0]}/comm").read_text().strip() == "systemd":
+            state = Machine(pid=int(found[0])).run("systemctl", "is-system-running").stdout.strip()
+            if state in ("running", "degraded"):
+                return int(found[0])
+        time.sleep(0.3)
+    pytest.fail(f"systemd did not come up: {log.read_text()}")
+
+
+@pytest.mark.lab
+def test_the_daemon_under_a_real_systemd(machine: Machine) -> None:
+    assert machine.run("systemd-sysusers").returncode == 0
+    assert machine.run("systemd-tmpfiles", "--create", "rebalancer.conf").returncode == 0
+
+    started = machine.run("systemctl", "start", "rebalancer")
+    assert started.returncode == 0, machine.run("journalctl", "-u", "rebalancer").stdout
+    said = machine.until(lambda unit: "of 1 hosts answered" in unit["StatusText"])
+    assert (said["ActiveState"], said["NRestarts"]) == ("active", "0")
+
+    machine.configure(CONFIG.replace("mode", "mdoe"))
+    machine.run("systemctl", "reload", "rebalancer")
+    logged = _logged(machine, "reload_failed")
+    assert "mdoe" in logged
+    assert machine.show()["MainPID"] == said["MainPID"]
+
+    machine.configure(CONFIG.replace("cluster: lab", "cluster: other"))
+    machine.run("systemctl", "reload", "rebalancer")
+    assert "cluster other" in _logged(machine, '"reloaded"')
+
+    machine.run("kill", "-STOP", said["MainPID"])
+    again = machine.until(lambda unit: unit["NRestarts"] == "1" and unit["ActiveState"] == "active")
+    assert again["MainPID"] != said["MainPID"]
+
+    drained = machine.run("systemctl", "start", "rebalancer-drain@h1")
+    assert drained.returncode != 0
+    unit = machine.show("rebalancer-drain@h1")
+    assert (unit["Result"], unit["ExecMainStatus"]) == ("exit-code", "7"), "h1 does not answer"
+
+    assert machine.run("systemctl", "stop", "rebalancer").returncode == 0
+    stopped = machine.show()
+    assert (stopped["ActiveState"], stopped["Result"]) == ("inactive", "success")
+
+
+def _logged(machine: Machine, sign: str) -> str:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        lines = machine.run("journalctl", "-u", "rebalancer", "-o", "cat", "--no-pager").stdout
+        found = [line for line in lines.splitlines() if sign in line]
+        if found:
+            return found[-1]
+        time.sleep(0.3)
+    pytest.fail(f"{sign} was not logged:\n{lines}")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_units_are_sandboxed(unit: str, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = (ROOT / "systemd" / unit).read_text(encoding="utf-8")
+    file = tmp_path / unit
+    file.write_text(text.replace("@BINDIR@", "/usr/bin").replace("@DOCDIR@", "/usr/share/doc"))
+
+    command = ["systemd-analyze", "security", "--offline=true", str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", said.stdout + said.stderr)
+    assert exposure is not None, said.stderr
+    assert float(exposure[1]) <= 3.0

@@ -1,0 +1,402 @@
+"""The daemon in a simulated datacentre, on virtual time: what it does, and what it leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rebalancer.cluster.inventory import Host, VmId
+from rebalancer.cluster.policy import Limits, Policy, Schedule, Trigger
+from rebalancer.errors import UsageError
+from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.records import Move
+from rebalancer.rollout.steps import StopRequest
+from rebalancer.service import daemon as daemon_module
+from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.config import RunMode, load_settings
+from rebalancer.service.cycle_history import CycleHistory
+from rebalancer.service.daemon import (
+    Daemon,
+    LeavingError,
+    Pulse,
+    Setup,
+    trigger_of,
+)
+from rebalancer.service.duty import Duty, Reach, rhythm_of
+from rebalancer.service.notify import Notifier, watchdog_seconds
+from rebalancer.service.session import Session
+from rebalancer.simulation.clock import VirtualClock
+from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.simulated_driver import SimulatedDriver
+from rebalancer.simulation.simulated_source import SimulatedSource
+from rebalancer.simulation.specification import (
+    DatacentreSpec,
+    GuestSpec,
+    HostSpec,
+    memory_use_of,
+)
+from rebalancer.simulation.traces import Constant, CpuTrace, Wave
+from tests.builders import GIB, NOON, a_host, a_policy, a_vm
+
+NOWHERE = Path("/nonexistent/rebalancer.yaml")
+INTERVAL_SECONDS = 300.0
+
+
+@dataclass(kw_only=True)
+class World:
+    """A datacentre with a daemon over it."""
+
+    datacentre: Datacentre
+    daemon: Daemon
+    url: str
+    sent: list[StopRequest] = field(default_factory=list)
+
+    def cycle(self, policy: str = "test") -> str:
+        """One cycle, then time until the next."""
+        verdict = self.daemon.run_due(policy)
+        self.datacentre.advance(INTERVAL_SECONDS)
+        return verdict
+
+    def moves(self) -> tuple[Move, ...]:
+        with Journal.open(self.url, VirtualClock(self.datacentre)) as journal:
+            return journal.moves_since(self.datacentre.spec.start, "dc")
+
+
+def a_guest(name: str, on: str, cpu: CpuTrace | float, **changed: Any) -> GuestSpec:
+    trace = Constant(cores=cpu) if isinstance(cpu, float) else cpu
+    vm = a_vm(name, on=on, vcpus=8, **changed)
+    return GuestSpec(vm=vm, cpu=trace, memory=memory_use_of(vm))
+
+
+def hot_and_idle() -> tuple[GuestSpec, ...]:
+    return tuple(a_guest(f"vm{n}", "h1", 3.0) for n in range(5))
+
+
+type MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> MakeWorld:
+    def make(
+        *guests: GuestSpec,
+        hosts: tuple[Host, ...] = (a_host("h1"), a_host("h2")),
+        mode: RunMode = RunMode.AUTO,
+        policy: Policy | None = None,
+        should_stop: Callable[[], StopRequest] = lambda: StopRequest.NO,
+        solve_seconds: float = 5.0,
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> World:
+        datacentre = Datacentre(
+            DatacentreSpec(
+                cluster="dc",
+                start=NOON,
+                hosts=tuple(HostSpec(host=host) for host in hosts),
+                guests=guests or hot_and_idle(),
+            )
+        )
+        url = f"sqlite:///{tmp_path / 'journal.db'}"
+        settings = load_settings(
+            flags={
+                "cluster": "dc",
+                "journal": url,
+                "placement.time_limit_seconds": solve_seconds,
+                "mode": mode,
+            },
+            system_config=NOWHERE,
+        )
+        session = Session(settings=settings, out=Console(), err=Console(stderr=True))
+        wanted = policy or a_policy(trigger=Trigger(for_cycles=3))
+        duty = Duty(
+            name="test", policy=wanted, mode=mode, rhythm=rhythm_of(wanted, interval_seconds)
+        )
+        setup = Setup(session=session, duties={"test": duty})
+        source = SimulatedSource(datacentre)
+
+        def read() -> ReadAccess:
+            return ReadAccess(
+                cluster="dc",
+                host_names=tuple(host.name for host in hosts),
+                source=source,
+                clock=VirtualClock(datacentre),
+                uris={},
+            )
+
+        reach = Reach(
+            for_reading=read,
+            for_change=lambda: ChangeAccess(read=read(), driver=SimulatedDriver(datacentre)),
+            on_event=lambda _: None,
+            should_stop=should_stop,
+        )
+        daemon = Daemon(lambda: setup, setup, Notifier({}), lambda _: reach)
+        return World(datacentre=datacentre, daemon=daemon, url=url)
+
+    return make
+
+
+def test_it_waits_until_unevenness_has_lasted_then_moves_then_rests(make_world: MakeWorld) -> None:
+    world = make_world()
+
+    verdicts = [world.cycle() for _ in range(5)]
+
+    assert [verdict.split(":")[0] for verdict in verdicts[:2]] == ["waiting", "waiting"]
+    assert "seen in 2 of 3 cycles in a row" in verdicts[1]
+    assert verdicts[2].startswith("moved 2 VMs, peak CPU 0.94 → 0.56")
+    assert [verdict.split(":")[0] for verdict in verdicts[3:]] == ["balanced", "balanced"]
+
+
+def test_recommending_moves_nothing(make_world: MakeWorld) -> None:
+    world = make_world(mode=RunMode.RECOMMEND)
+
+    verdicts = [world.cycle() for _ in range(4)]
+
+    assert verdicts[2].startswith("recommended: move 2 VMs")
+    assert verdicts[3].startswith("recommended: move 2 VMs")
+    assert world.moves() == ()
+
+
+def test_patience_survives_a_restart_of_the_daemon(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.cycle()
+    world.cycle()
+    again = make_world()
+    again.datacentre.advance(2 * INTERVAL_SECONDS)
+
+    assert again.cycle().startswith("moved 2 VMs")
+
+
+def test_the_last_verdict_is_kept_for_status(make_world: MakeWorld) -> None:
+    world = make_world()
+    world.cycle()
+
+    with CycleHistory.open(world.url) as history:
+        (record,) = history.latest("dc")
+
+    assert record.policy == "test"
+    assert record.verdict.startswith("waiting: seen in 1 of 3")
+
+
+def test_every_cycle_is_one_line_that_ends_in_its_verdict(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world()
+    with caplog.at_level(logging.INFO, logger="rebalancer"):
+        verdict = world.cycle()
+
+    (line,) = [record for record in caplog.records if record.getMessage() == "cycle"]
+    assert line.__dict__["verdict"] == verdict
+    assert line.__dict__["policy"] == "test"
+
+
+def test_a_lock_that_somebody_holds_is_a_verdict_with_their_name(make_world: MakeWorld) -> None:
+    world = make_world(policy=a_policy())
+    with (
+        Journal.open(world.url, VirtualClock(world.datacentre)) as journal,
+        journal.hold("dc"),
+    ):
+        verdict = world.cycle()
+
+    assert verdict.startswith(f"waiting: process {os.getpid()} on {socket.gethostname()}")
+    assert world.moves() == ()
+
+
+def test_what_cannot_be_observed_moves_nothing_and_the_loop_goes_on(make_world: MakeWorld) -> None:
+    world = make_world(policy=a_policy())
+    silence = world.datacentre.seconds + INTERVAL_SECONDS
+    for host in world.datacentre.hosts.values():
+        host.unreachable_until = silence
+
+    first, second = world.cycle(), world.cycle()
+
+    assert first.startswith("blocked: none of the 2 hosts of dc answered")
+    assert second.startswith("moved")
+
+
+def test_a_bug_in_a_cycle_is_its_verdict_and_not_the_end(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(policy=a_policy())
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("ouch")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon_module, "tour", broken)
+        assert world.cycle() == "failed: ZeroDivisionError: ouch"
+    assert world.cycle().startswith("moved")
+
+
+def test_a_journal_that_is_no_database_moves_nothing(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = make_world(policy=a_policy())
+    (tmp_path / "journal.db").write_text("this is a text and not a database\n" * 100)
+
+    assert "not a journal, or it is damaged" in world.cycle()
+
+
+def test_it_leaves_transfers_running_and_the_next_start_adopts_them(make_world: MakeWorld) -> None:
+    calls = []
+
+    def leave() -> StopRequest:
+        calls.append(1)
+        if len(calls) > 40:
+            raise LeavingError("stopped while VMs were being moved")
+        return StopRequest.NO
+
+    world = make_world(policy=a_policy(), should_stop=leave)
+    assert world.cycle() == "stopped while VMs were being moved"
+    with Journal.open(world.url, VirtualClock(world.datacentre)) as journal:
+        assert len(journal.unfinished("dc")) == 1
+
+    patient = Daemon(
+        lambda: world.daemon._setup,
+        world.daemon._setup,
+        Notifier({}),
+        lambda settings: replace(
+            world.daemon._reach(settings),
+            should_stop=lambda: StopRequest.NO,
+        ),
+    )
+    patient.run_due("test")
+
+    with Journal.open(world.url, VirtualClock(world.datacentre)) as journal:
+        assert journal.unfinished("dc") == ()
+    where = {vm.id: vm.host for vm in SimulatedSource(world.datacentre).observe().vms}
+    assert len(where) == 5
+
+
+def test_a_bad_reload_keeps_the_old_settings(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = make_world()
+
+    def typo() -> Setup:
+        raise UsageError("mdoe: no such setting")
+
+    daemon = Daemon(typo, world.daemon._setup, Notifier({}))
+    before = daemon._setup
+
+    assert not daemon.reload()
+
+    assert daemon._setup is before
+    assert "mdoe: no such setting" in caplog.records[-1].__dict__["error"]
+
+
+@dataclass(kw_only=True)
+class Manager:
+    """Listens as systemd does."""
+
+    listener: socket.socket
+    environment: Mapping[str, str]
+
+    def heard(self) -> str:
+        return self.listener.recv(4096).decode()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Any:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(10)
+        yield Manager(listener=listener, environment={"NOTIFY_SOCKET": str(path)})
+
+
+def test_systemd_hears_everything_it_wants_to_know(manager: Manager) -> None:
+    notifier = Notifier(manager.environment)
+
+    notifier.ready("up\nand running")
+    notifier.reloading()
+    notifier.alive()
+    notifier.stopping("bye")
+
+    assert manager.heard() == "READY=1\nSTATUS=up and running"
+    assert manager.heard().startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert manager.heard() == "WATCHDOG=1"
+    assert manager.heard() == "STOPPING=1\nSTATUS=bye"
+
+
+def test_a_service_manager_that_is_gone_disturbs_nobody(tmp_path: Path) -> None:
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).alive()
+
+
+def test_the_watchdog_of_another_process_is_not_ours() -> None:
+    assert watchdog_seconds({"WATCHDOG_USEC": "30000000"}) == pytest.approx(30.0)
+    assert watchdog_seconds({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}) is None
+    assert watchdog_seconds({}) is None
+
+
+def test_a_worker_that_is_stuck_has_no_pulse() -> None:
+    now = [0.0]
+    pulse = Pulse(lambda: now[0])
+    now[0] = 100.0
+
+    assert not pulse.is_stuck(60.0), "it has nothing to do"
+    pulse.busy = True
+    assert pulse.is_stuck(60.0)
+    pulse.beat()
+    assert not pulse.is_stuck(60.0)
+
+
+def test_a_policy_with_hours_of_its_own_keeps_to_them() -> None:
+    duty = Duty(
+        name="test",
+        policy=a_policy(active=Schedule(cron="0 3 * * sun")),
+        mode=RunMode.AUTO,
+        rhythm=rhythm_of(a_policy(), 300),
+    )
+
+    due = trigger_of(duty, 300.0, 0.1).get_next_fire_time(None, NOON)
+
+    assert due is not None
+    assert (due.strftime("%a"), due.hour, due.minute) == ("Sun", 3, 0)
+
+
+DAYS = 30
+CYCLE_SECONDS = 3 * 3600.0
+COOLDOWN_SECONDS = 12 * 3600.0
+
+
+def test_thirty_days_without_a_vm_moved_twice_within_its_cooldown(make_world: MakeWorld) -> None:
+    guests = [
+        a_guest(
+            f"vm{n}",
+            f"h{n % 2 + 1}",
+            Wave(mean_cores=2.5, amplitude_cores=2.4, peak_seconds=43_200.0 * (n % 2)),
+            memory_bytes=2 * GIB,
+        )
+        for n in range(6)
+    ]
+    limits = Limits(cooldown_seconds=COOLDOWN_SECONDS, reverse_ban_seconds=2 * COOLDOWN_SECONDS)
+    world = make_world(
+        *guests,
+        policy=a_policy(trigger=Trigger(for_cycles=2), limits=limits),
+        solve_seconds=1.0,
+        interval_seconds=CYCLE_SECONDS,
+    )
+
+    end = NOON + timedelta(days=DAYS)
+    verdicts = []
+    while world.datacentre.now < end:
+        verdicts.append(world.daemon.run_due("test"))
+        world.datacentre.advance(CYCLE_SECONDS)
+
+    moves = world.moves()
+    assert all(verdicts)
+    assert not [verdict for verdict in verdicts if verdict.startswith(("blocked", "failed"))]
+    assert moves, "waves that peak in turn are worth evening out"
+    last: dict[VmId, Move] = {}
+    for move in moves:
+        if (before := last.get(move.vm)) is not None:
+            apart_seconds = (move.at - before.at).total_seconds()
+            assert apart_seconds >= COOLDOWN_SECONDS
+            if apart_seconds < limits.reverse_ban_seconds:
+                assert move.target != before.source
+        last[move.vm] = move
