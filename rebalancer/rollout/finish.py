@@ -40,6 +40,9 @@ from rebalancer.rollout.track import Heard, Settling, Surroundings, Times, Track
 
 S = MigrationState
 
+NEWS_LOOKS = 2
+"""So many looks with the same unclear picture are told to whoever watches."""
+
 TIDY_ENDS = frozenset({S.COMPLETE, S.FAILED_SAFE, S.ABORTED, S.SKIPPED})
 """Ends at which the VM is well."""
 
@@ -146,10 +149,16 @@ def _decided(track: Track, decision: Decision, around: Surroundings, now: dateti
         case StillMoving(text=text):
             return _adopt(track, text, around, now)
         case LookAgain(text=text, then=then):
-            if _seconds(track, now) >= _patience_seconds(then, around.times):
+            patience_seconds = _patience_seconds(then, around.times)
+            if _seconds(track, now) >= patience_seconds:
                 return _end(track, then, now)
-            waiting = replace(track, text=text)
-            return Turn(track=_backed_off(waiting, around.times, now))
+            if around.is_hurried and _agreed(track):
+                return _end(track, then, now)
+            waiting = Turn(track=_backed_off(replace(track, text=text), around.times, now))
+            # A first look often catches hosts in the middle of handing over: not worth a word.
+            is_news = track.settling is not None and track.settling.looks == NEWS_LOOKS
+            wait = f"{text}; waiting up to {patience_seconds:.0f} s for that to change"
+            return waiting.noting(wait) if is_news else waiting
         case Repair():
             return _repair(track, decision, around.times, now)
         case Ended():

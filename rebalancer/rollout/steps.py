@@ -224,7 +224,12 @@ def _around(tracks: Mapping[str, Track], track: Track, what: Round) -> Surroundi
                 t.migration.source for t in tracks.values() if not t.is_ended and t is not track
             ),
         )
-    return Surroundings(scene=scene, times=what.times, uri_of=what.uri_of)
+    return Surroundings(
+        scene=scene,
+        times=what.times,
+        uri_of=what.uri_of,
+        is_hurried=what.stop is StopRequest.ABORT,
+    )
 
 
 def _in_flight(tracks: Mapping[str, Track]) -> Iterable[Migration]:

@@ -153,6 +153,8 @@ class Surroundings:
     scene: Scene
     times: Times = field(default_factory=Times)
     uri_of: UriOf = default_uri
+    is_hurried: bool = False
+    """The operator wants it to end: what is unclear is reported as it is, not waited for."""
 
     def scene_for(self, track: Track) -> Scene:
         """The cluster without the migration itself."""

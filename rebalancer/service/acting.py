@@ -34,7 +34,7 @@ from rebalancer.service.config import RunMode
 from rebalancer.service.cycle import for_draining
 from rebalancer.service.plan_file import plan_of_text, plan_to_json, read_plan, write_plan
 from rebalancer.service.progress import display_for
-from rebalancer.service.report import Format, render_outcomes, render_plan
+from rebalancer.service.report import Format, render_outcomes, render_plan, render_recovery
 from rebalancer.service.session import (
     Session,
     apply_command,
@@ -369,15 +369,15 @@ def recover(
                 on_event=display.show,
                 should_stop=stop.request,
             )
-        for result in results:
-            text = work.journal.plan_text(result.rollout)
-            plan = plan_of_text(text, origin=f"rollout {result.rollout} in the journal")
-            render_outcomes(plan, result.outcomes, output, session.out)
-    outcomes = [outcome for result in results for outcome in result.outcomes]
-    if not outcomes:
-        session.out.print("nothing has to be recovered")
-        return ExitCode.SUCCESS
-    return exit_codes.for_recovery(outcomes)
+        plans = [_plan_of(work.journal, result.rollout) for result in results]
+    recovered = [(plan, result.outcomes) for plan, result in zip(plans, results, strict=True)]
+    render_recovery(recovered, output, session.out)
+    return exit_codes.for_recovery([outcome for _, outcomes in recovered for outcome in outcomes])
+
+
+def _plan_of(journal: Journal, rollout: int) -> Plan:
+    text = journal.plan_text(rollout)
+    return plan_of_text(text, origin=f"rollout {rollout} in the journal")
 
 
 def _nothing_was_changed(session: Session, code: ExitCode) -> ExitCode:

@@ -199,8 +199,12 @@ def validate(
 def show_config(
     config: options.Config = None,
     output: options.Output = Format.TABLE,
+    effective: Annotated[
+        bool, typer.Option("--effective", help="What is shown in any case: what is in force.")
+    ] = True,
 ) -> ExitCode:
     """List every setting in force, and where each comes from."""
+    del effective
     session = open_session(config)
     render_settings(effective_settings(session.settings), output, session.out)
     return ExitCode.SUCCESS

@@ -90,7 +90,8 @@ class _Running:
     def text(self) -> str:
         """Say how far it is: `vm1 h1 → h2 transfer 62 %, round 3, 112 MiB/s, 15 s left`."""
         head = f"{self.vm_name} {self.route} {self.stage}"
-        if self.progress is None:
+        # Before and after the transfer its last statistics tell nothing about what is going on.
+        if self.progress is None or self.stage is not MigrationState.TRANSFER:
             return head
         return f"{head} {ratio_text(self.done_ratio)}, {transfer_text(self.progress)}"
 

@@ -32,7 +32,7 @@ from rebalancer.service.account import (
 )
 from rebalancer.service.accuracy_report import accuracy_blocks
 from rebalancer.service.config import EffectiveSetting
-from rebalancer.service.layout import Block, print_blocks, to_markdown
+from rebalancer.service.layout import Block, Line, print_blocks, to_markdown
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.plan_report import plan_blocks
 
@@ -72,6 +72,19 @@ def render_outcomes(
     if output is Format.JSON:
         _write_json(outcomes_tree(plan, outcomes), console)
     else:
+        _render(outcomes_blocks(plan, outcomes), output, console)
+
+
+def render_recovery(
+    recovered: Sequence[tuple[Plan, Sequence[Outcome]]], output: Format, console: Console
+) -> None:
+    """Write how the migrations of rollouts that were cut short ended at last."""
+    if output is Format.JSON:
+        _write_json({"rollouts": [outcomes_tree(*one) for one in recovered]}, console)
+        return
+    if not recovered:
+        _render([Line(text="nothing has to be recovered")], output, console)
+    for plan, outcomes in recovered:
         _render(outcomes_blocks(plan, outcomes), output, console)
 
 

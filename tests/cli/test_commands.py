@@ -216,3 +216,25 @@ def test_output_on_a_full_disk_ends_with_one_sentence(
 
     assert ran.code == ExitCode.ERROR
     assert ran.err.startswith("rebalancer: the output cannot be written: No space left")
+
+
+def test_recovery_of_nothing_is_one_document_too(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    config = tmp_path / "rebalancer.yaml"
+    config.write_text(
+        'schema_version: 1\nhosts: [{name: h1, uri: "test:///default"}]\n'
+        "collect: {sampling_seconds: 0.1}\n"
+    )
+    pytest.importorskip("libvirt")
+
+    ran = rebalancer("recover", "--yes", "-o", "json", "--config", config)
+
+    assert ran.code == ExitCode.SUCCESS, ran.err
+    assert json.loads(ran.out)["rollouts"] == []
+
+
+def test_settings_in_force_are_shown(rebalancer: Rebalancer) -> None:
+    ran = rebalancer("config", "show", "--effective", "-o", "json")
+
+    keys = {row["key"]: row["origin"] for row in json.loads(ran.out)["settings"]}
+    assert keys["cluster"] == "default"
+    assert keys["journal"] == "REBALANCER_JOURNAL"

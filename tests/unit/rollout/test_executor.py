@@ -500,6 +500,24 @@ def test_an_unknown_outcome_keeps_later_plans_off_the_vm(make_world: MakeWorld) 
     assert "recover" in second.outcomes[0].text
 
 
+def test_a_silent_host_is_told_of_and_waited_for_only_as_long_as_the_operator_likes(
+    make_world: MakeWorld,
+) -> None:
+    faults = [Fault(kind=FaultKind.HOST_UNREACHABLE, host=HostId("h1"), at_seconds=5.0)]
+    world = make_world(faults=faults)
+
+    def wants() -> StopRequest:
+        waits = any("waiting up to" in note.text for note in world.told(Note))
+        return StopRequest.ABORT if waits else StopRequest.NO
+
+    result = world.roll_out(a_plan(a_migration()), should_stop=wants)
+
+    assert world.states(result) == [S.UNKNOWN]
+    told = next(note for note in world.told(Note) if "waiting up to" in note.text)
+    assert "h1" in told.text
+    assert (result.ended_at - told.at).total_seconds() < 60
+
+
 def test_the_onlooker_hears_something_every_ten_seconds(make_world: MakeWorld) -> None:
     world = make_world(faults=[Fault(kind=FaultKind.CALL_HANGS, operation="ReadProgress")])
 
