@@ -59,8 +59,8 @@ coverage: .venv/.stamp-test ## Show which lines and branches no test without the
 faults: .venv/.stamp-test ## Play SEEDS=0:2000 scripts of disasters in simulation, and judge them
 	$(PYTHON) -m tests.faults --seeds $(SEEDS)
 
-lab-up: .venv/.stamp-lab ## Start HOSTS=3 real libvirt hosts with GUESTS=6 guests on this machine
-	$(PYTHON) -m tests.lab up --hosts $(HOSTS) --guests $(GUESTS)
+lab-up: .venv/.stamp-lab ## Start HOSTS=3 real libvirt hosts, with GUESTS=6 guests on the first one
+	$(PYTHON) -m tests.lab up --hosts $(HOSTS) --guests $(GUESTS) --pile-up
 
 lab-down: .venv/.stamp-lab ## Remove them
 	$(PYTHON) -m tests.lab down

@@ -14,6 +14,7 @@ from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.planning.accuracy import Accuracy, accuracy_of
 from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.lease import LeaseHolder, is_dead
 from rebalancer.rollout.records import MigrationRow, RolloutRow, RolloutStatus
 from rebalancer.service import exit_codes, options
 from rebalancer.service.access import Where, open_for_reading, policy_of
@@ -228,7 +229,7 @@ def _status(session: Session, journal: Journal | None) -> Status:
         mode=settings.mode,
         last_verdict="",
         last_verdict_at=None,
-        lock_holder=str(holder.owner) if holder is not None else "",
+        lock_holder=_holder_text(holder),
         running=tuple(
             _running_row(row)
             for row in rows
@@ -250,6 +251,13 @@ def _with_verdict(session: Session, now: Status) -> Status:
     latest = cycles[-1]
     said = f"{latest.policy}: {latest.verdict}"
     return replace(now, last_verdict=said, last_verdict_at=latest.past.at)
+
+
+def _holder_text(holder: LeaseHolder | None) -> str:
+    if holder is None:
+        return ""
+    died = ", which died: run rebalancer recover" if is_dead(holder.owner) else ""
+    return f"{holder.owner}{died}"
 
 
 def _running_row(row: MigrationRow) -> RunningRow:

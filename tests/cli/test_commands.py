@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rebalancer.cluster.plan import MigrationState
 from rebalancer.errors import ExitCode
 from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.lease import this_process
+from rebalancer.rollout.records import state_entry
 from rebalancer.service.clock import SystemClock
 from tests.cli.conftest import ROOT, Rebalancer
+from tests.unit.service.samples import a_plan
 
 FULL_DISK = Path("/dev/full")
 
@@ -238,3 +244,22 @@ def test_settings_in_force_are_shown(rebalancer: Rebalancer) -> None:
     keys = {row["key"]: row["origin"] for row in json.loads(ran.out)["settings"]}
     assert keys["cluster"] == "default"
     assert keys["journal"] == "REBALANCER_JOURNAL"
+
+
+def test_the_status_says_that_the_process_at_work_died(
+    rebalancer: Rebalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REBALANCER_CLUSTER", "test")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    owner = replace(this_process(), pid=gone.pid, started="1")
+    journal = Journal.open(f"sqlite:///{tmp_path / 'journal.db'}", SystemClock())
+    with journal:
+        lease = journal.acquire("test", owner)
+        rollout = journal.begin(a_plan(cluster="test"), lease)
+        begun = state_entry("m1", MigrationState.REQUEST, "asked")
+        journal.write(rollout, [begun], lease)
+
+    said = rebalancer("status").out
+
+    assert "which died: run rebalancer recover" in said
