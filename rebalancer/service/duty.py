@@ -263,6 +263,8 @@ def decide(plan: Plan, snapshot: Snapshot, policy: Policy, waited_cycles: int) -
     said = plan.verdict.text
     if not plan.migrations:
         return Decision(act=False, verdict=said)
+    if snapshot.usage_fault:
+        return Decision(act=False, verdict=f"plan only: {snapshot.usage_fault} ({said})")
     if why := reason_not_worth_it(plan, snapshot, policy):
         return Decision(act=False, verdict=f"{why} ({said})")
     if why := reason_to_wait(plan, policy, waited_cycles):
