@@ -76,13 +76,6 @@ class RunMode(StrEnum):
     AUTO = "auto"
 
 
-class Solver(StrEnum):
-    """Solvers of mixed-integer programs that can be chosen."""
-
-    HIGHS = "highs"
-    CBC = "cbc"
-
-
 class _Section(FileModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -153,8 +146,6 @@ class PlacementSettings(_Section):
 
     time_limit_seconds: Duration = 60.0
     """Then the best placement found so far is taken; it is never worse than the present one."""
-    solver: Solver = Solver.HIGHS
-    """`highs` comes with the program, `cbc` has to be installed."""
 
 
 class PlanSettings(_Section):

@@ -22,7 +22,7 @@ from rebalancer.service.config import (
     journal_url,
     load_settings,
 )
-from rebalancer.service.config_format import HostSettings, PolicySettings, RunMode, Settings, Solver
+from rebalancer.service.config_format import HostSettings, PolicySettings, RunMode, Settings
 from rebalancer.service.configured import (
     call_limits,
     failure_budget,
@@ -212,7 +212,7 @@ def test_flags_beat_variables_beat_the_file_beats_defaults(
     variable = "REBALANCER_PLACEMENT__TIME_LIMIT_SECONDS"
     assert origin_of(settings, "placement.time_limit_seconds") == variable
     assert origin_of(settings, "plan.ttl_seconds") == f"{path}:4"
-    assert origin_of(settings, "placement.solver") == "default"
+    assert origin_of(settings, "mode") == "default"
 
 
 def test_a_variable_can_hold_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ schema_version: 1
 jornal: x
 hosts:
   - {name: h1, uri: 10.0.0.1, memory: 1G, cpu_from_guests: yes}
-placement: {solver: gurobi}
+mode: sometimes
 """
     )
 
@@ -270,7 +270,7 @@ placement: {solver: gurobi}
     assert "5: hosts[0].uri: is not a libvirt URI" in told
     assert "5: hosts[0].memory:" in told
     assert "5: hosts[0].cpu_from_guests:" in told
-    assert "6: placement.solver:" in told
+    assert "6: mode:" in told
 
 
 def test_what_does_not_fit_together_in_the_file_is_told_with_its_line(config: WriteConfig) -> None:
@@ -374,7 +374,3 @@ def test_the_page_on_configuration_is_the_one_that_the_program_writes() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
     assert page == config_document.document(), "run python -m rebalancer.service.config_document"
-
-
-def test_solvers_are_called_by_their_names() -> None:
-    assert [str(solver) for solver in Solver] == ["highs", "cbc"]
