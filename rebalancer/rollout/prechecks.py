@@ -202,6 +202,8 @@ def _its_target(migration: Migration, scene: Scene) -> Precheck | None:
         return Drop(why="its VM or one of its hosts is not in the newest snapshot")
     if reason := scene.closed.get(target.id):
         return Drop(why=f"{target.name} receives nothing: {reason}")
+    if target.state is HostState.UNKNOWN:
+        return Hold(why=f"{target.name} did not answer: {target.state_reason}")
     if not target.may_receive:
         return Drop(why=f"{target.name} is {target.state}")
     obstacles = [*misfits(vm, source, target), *_owners_word(vm, migration.mode)]

@@ -60,6 +60,9 @@ class ReadAccess:
     """A scenario brings its policy with it."""
     probe: Callable[[], DirtyRateProbe] | None = None
     """Opens what measures dirty rates; `None` where there are no guests to measure."""
+    facts: InventorySource | None = None
+    """Tells the same without the past, while VMs are moved; it may take its time. `None`: the
+    source itself answers at once."""
     is_real: bool = True
     """Whether hosts that are drained according to the journal are drained in here too."""
 
@@ -143,22 +146,20 @@ def _configured(settings: Settings) -> ReadAccess:
             "(config/rebalancer.yaml explains every key), or look at a --scenario or --snapshot"
         )
     clock = SystemClock()
+    source = LibvirtSource(
+        hosts,
+        cluster=settings.cluster,
+        now=clock.now,
+        sites=sites_of(settings),
+        links=links_of(settings),
+        sampling_seconds=settings.collect.sampling_seconds,
+        timeout_seconds=settings.collect.timeout_seconds,
+    )
     return ReadAccess(
         cluster=settings.cluster,
         host_names=tuple(host.name for host in hosts),
-        source=with_history(
-            settings,
-            LibvirtSource(
-                hosts,
-                cluster=settings.cluster,
-                now=clock.now,
-                sites=sites_of(settings),
-                links=links_of(settings),
-                sampling_seconds=settings.collect.sampling_seconds,
-                timeout_seconds=settings.collect.timeout_seconds,
-            ),
-            clock.now,
-        ),
+        source=with_history(settings, source, clock.now),
+        facts=source,
         clock=clock,
         uris=migration_uris(settings),
         probe=lambda: LibvirtDirtyRateProbe(hosts, now=clock.now),

@@ -32,6 +32,7 @@ from rebalancer.service import configured, daemon, duty, exit_codes, options
 from rebalancer.service.access import ChangeAccess, Where, open_for_change, open_for_reading
 from rebalancer.service.config import RunMode
 from rebalancer.service.cycle import for_draining
+from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_of_text, plan_to_json, read_plan, write_plan
 from rebalancer.service.progress import display_for
 from rebalancer.service.report import Format, render_outcomes, render_plan, render_recovery
@@ -61,13 +62,18 @@ class Work:
 
     def carry_out(self, plan: Plan, snapshot: Snapshot, policy: Policy) -> Carried:
         """Roll a plan out, showing how it goes."""
-        with StopSwitch() as stop, display_for(self.session.err) as display:
+        read = self.access.read
+        with (
+            StopSwitch() as stop,
+            display_for(self.session.err) as display,
+            watching(read, snapshot) as newest,
+        ):
             result = execute(
                 plan,
                 driver=self.access.driver,
-                clock=self.access.read.clock,
+                clock=read.clock,
                 journal=self.journal,
-                snapshot=snapshot,
+                snapshot=newest,
                 settings=rollout_settings(self.session, self.access, policy),
                 lease=self.lease,
                 plan_text=plan_to_json(plan),
@@ -357,13 +363,14 @@ def recover(
         return _nothing_was_changed(session, ExitCode.UNKNOWN_OUTCOME)
     with at_work(session, Where(), recovering=True) as work, StopSwitch() as stop:
         read = work.access.read
-        with display_for(session.err) as display:
+        seen = observe(session, read)
+        with display_for(session.err) as display, watching(read, seen) as newest:
             results = recover_rollouts(
                 cluster=read.cluster,
                 driver=work.access.driver,
                 clock=read.clock,
                 journal=work.journal,
-                snapshot=observe(session, read),
+                snapshot=newest,
                 settings=rollout_settings(session, work.access, policy_for(session, read, policy)),
                 lease=work.lease,
                 on_event=display.show,

@@ -30,6 +30,7 @@ from rebalancer.service.config import RunMode, Settings, journal_url
 from rebalancer.service.configured import rollout_settings
 from rebalancer.service.cycle import Cycle
 from rebalancer.service.cycle_history import CycleHistory, CycleRecord
+from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.session import Session, observe, plan_for
 from rebalancer.service.stability import (
@@ -203,13 +204,14 @@ def look_after(
 ) -> str:
     """Adopt what an earlier process left under way; return what still has to be seen to."""
     read = access.read
-    with journal.hold(read.cluster) as lease:
+    seen = observe(session, read)
+    with journal.hold(read.cluster) as lease, watching(read, seen) as newest:
         results = recover(
             cluster=read.cluster,
             driver=access.driver,
             clock=read.clock,
             journal=journal,
-            snapshot=observe(session, read),
+            snapshot=newest,
             settings=rollout_settings(session.settings, duty.policy, read.uris),
             lease=lease,
             on_event=reach.on_event,
@@ -292,18 +294,19 @@ def _carry_out(
         if isinstance(event, MigrationEnded):
             _log_migration(plan, event)
 
-    return execute(
-        plan,
-        driver=access.driver,
-        clock=access.read.clock,
-        journal=journal,
-        snapshot=snapshot,
-        settings=rollout_settings(session.settings, duty.policy, access.read.uris),
-        lease=lease,
-        plan_text=plan_to_json(plan),
-        on_event=tell,
-        should_stop=reach.should_stop,
-    )
+    with watching(access.read, snapshot) as newest:
+        return execute(
+            plan,
+            driver=access.driver,
+            clock=access.read.clock,
+            journal=journal,
+            snapshot=newest,
+            settings=rollout_settings(session.settings, duty.policy, access.read.uris),
+            lease=lease,
+            plan_text=plan_to_json(plan),
+            on_event=tell,
+            should_stop=reach.should_stop,
+        )
 
 
 def _log_migration(plan: Plan, event: MigrationEnded) -> None:

@@ -17,6 +17,7 @@ from rebalancer.rollout.executor import execute
 from rebalancer.rollout.journal import Journal
 from rebalancer.service import exit_codes, options
 from rebalancer.service.access import policy_of, simulated
+from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json, write_plan
 from rebalancer.service.report import Format, render_outcomes, render_plan
 from rebalancer.service.session import Session, open_session, plan_for
@@ -51,13 +52,13 @@ def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
     plan = plan_for(session, access, before, policy).plan
     outcomes: tuple[Outcome, ...] = ()
     if plan.migrations:
-        with Journal.open("sqlite://", clock) as journal:
+        with Journal.open("sqlite://", clock) as journal, watching(access, before) as newest:
             outcomes = execute(
                 plan,
                 driver=SimulatedDriver(datacentre),
                 clock=clock,
                 journal=journal,
-                snapshot=before,
+                snapshot=newest,
                 settings=RolloutSettings.of(policy),
                 plan_text=plan_to_json(plan),
             ).outcomes

@@ -136,15 +136,22 @@ def test_an_offline_move_is_for_vms_that_are_off() -> None:
     assert isinstance(check(defined(), mode=Mode.OFFLINE), Go)
 
 
-@pytest.mark.parametrize(
-    "state", [HostState.DRAINING, HostState.MAINTENANCE, HostState.DOWN, HostState.UNKNOWN]
-)
+@pytest.mark.parametrize("state", [HostState.DRAINING, HostState.MAINTENANCE, HostState.DOWN])
 def test_only_hosts_that_are_up_receive(state: HostState) -> None:
     hosts = [a_host("h1"), a_host("h2", state=state)]
 
     assert isinstance(
         check(running(), scene=a_scene(snapshot=a_snapshot(hosts, [a_vm("vm1")]))), Drop
     )
+
+
+def test_a_host_that_did_not_answer_lately_is_waited_for() -> None:
+    hosts = [a_host("h1"), a_host("h2", state=HostState.UNKNOWN, state_reason="timed out")]
+
+    verdict = check(running(), scene=a_scene(snapshot=a_snapshot(hosts, [a_vm("vm1")])))
+
+    assert isinstance(verdict, Hold)
+    assert "timed out" in verdict.why
 
 
 def test_a_host_that_is_being_drained_receives_nothing() -> None:
