@@ -118,6 +118,10 @@ class Prediction:
     downtime_upper_seconds: float
     transfer_bytes: float
     confidence: Confidence
+    rounds: int = 0
+    """Iterations of pre-copy; 0 where memory is not copied like that."""
+    switchover_seconds: float = 0.0
+    """The part of the pause in which no memory travels."""
 
     @property
     def finish_seconds(self) -> float:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from rebalancer.cluster.policy import Limits
-from rebalancer.planning.jobs import IDLE_SECONDS, Job, by_lane, tails_of
+from rebalancer.planning.jobs import Job, by_lane, tails_of
 from rebalancer.planning.network import Lane
 
 
@@ -39,12 +39,12 @@ def _lane_seconds(lane: Lane, users: Sequence[Job], limits: Limits) -> float:
     """How long a lane is needed at least.
 
     Its budget B carries all bytes b[i]: T ≥ Σb/B. But a migration also holds its grant r[i]
-    for s seconds without using it, and only K of them have a slot at a time:
+    for s[i] seconds without using it, and only K of them have a slot at a time:
 
-        Σ r[i]·(s + b[i]/r[i]) ≤ B·T   and   Σ (s + b[i]/r[i]) ≤ K·T.
+        Σ r[i]·(s[i] + b[i]/r[i]) ≤ B·T   and   Σ (s[i] + b[i]/r[i]) ≤ K·T.
 
-    Small grants waste little bandwidth but many slots. With Σ r·s · Σ b/r ≥ s·(Σ√b)²
-    (Cauchy-Schwarz) both hold only if (B·T − Σb)·(K·T − n·s) ≥ s·(Σ√b)²: T is at least the
+    Small grants waste little bandwidth but many slots. With Σ r·s · Σ b/r ≥ min(s)·(Σ√b)²
+    (Cauchy-Schwarz) both hold only if (B·T − Σb)·(K·T − Σs) ≥ min(s)·(Σ√b)²: T is at least the
     larger root of that.
     """
     budget = lane.budget_bytes_per_second
@@ -53,9 +53,10 @@ def _lane_seconds(lane: Lane, users: Sequence[Job], limits: Limits) -> float:
         slots = limits.cluster
     total = sum(job.streamed_bytes for job in users)
     roots = sum(math.sqrt(job.streamed_bytes) for job in users)
-    idle = len(users) * IDLE_SECONDS
-    # B·K·T² − (B·n·s + K·Σb)·T + Σb·n·s − s·(Σ√b)² = 0
+    idle = sum(job.idle_seconds for job in users)
+    least_idle = min(job.idle_seconds for job in users)
+    # B·K·T² − (B·Σs + K·Σb)·T + Σb·Σs − min(s)·(Σ√b)² = 0
     linear = budget * idle + slots * total
-    constant = total * idle - IDLE_SECONDS * roots**2
+    constant = total * idle - least_idle * roots**2
     discriminant = max(0.0, linear**2 - 4 * budget * slots * constant)
     return (linear + math.sqrt(discriminant)) / (2 * budget * slots)

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from rebalancer.cluster.inventory import Host, HostId, Mode, Vm
 from rebalancer.cluster.plan import Migration
-from rebalancer.planning.cost import SETUP_SECONDS, Estimate
+from rebalancer.planning.cost import Estimate
+from rebalancer.planning.habits import SETUP_SECONDS
 from rebalancer.planning.wording import MIB
 
 

@@ -13,15 +13,7 @@ from dataclasses import dataclass, replace
 
 from rebalancer.cluster.plan import Confidence
 from rebalancer.planning.guest import Guest, more_active
-
-SETUP_SECONDS = 1.3
-"""Start of QEMU on the target, connection, begin of the job: no bytes flow meanwhile.
-
-With `SWITCHOVER_SECONDS` the 1.4 s by which real jobs on shaped links of 11 to 45 MiB/s took
-longer than their bytes (libvirt 9.0, QEMU 7.2)."""
-
-SWITCHOVER_SECONDS = 0.1
-"""Device state, start of the CPUs on the target, announcement of the address: 50 to 150 ms."""
+from rebalancer.planning.habits import ASSUMED, SETUP_SAFETY, Habits, Safety
 
 RATE_SLICE_SECONDS = 0.1
 """QEMU keeps to a bandwidth by filling slices of this length (BUFFER_DELAY); it looks at what
@@ -31,11 +23,6 @@ PAGE_BYTES = 4096
 PAGE_HEADER_BYTES = 8
 WIRE_RATIO = (PAGE_BYTES + PAGE_HEADER_BYTES) / PAGE_BYTES
 """Every page travels with its address and flags."""
-
-TIME_SAFETY = 1.3
-DOWNTIME_SAFETY = 1.5
-SETUP_SAFETY = 2.0
-"""Starting a process takes twice as long on a busy host; bytes on a capped link do not."""
 
 MAX_ROUNDS = 500
 STALLED_ROUNDS = 5
@@ -94,11 +81,24 @@ class Line:
     switchover_bytes_per_second: float
     """What the last bytes travel at: QEMU lifts the limit for them, the NIC does not."""
     round_trip_seconds: float = 0.0
+    habits: Habits = ASSUMED
+    """How migrations go between its two hosts."""
 
     @classmethod
     def of(cls, bytes_per_second: float) -> Line:
         """A line with no reserve beyond what is granted."""
         return cls(bytes_per_second=bytes_per_second, switchover_bytes_per_second=bytes_per_second)
+
+    @property
+    def memory_bytes_per_second(self) -> float:
+        """What memory really travels at while the guest runs."""
+        return self.bytes_per_second * self.habits.efficiency_ratio
+
+    @property
+    def switchover_seconds(self) -> float:
+        """The part of a pause in which no memory travels."""
+        # The end of the stream, the target's answer and the source's farewell each cross once.
+        return self.habits.switchover_seconds + 2 * self.round_trip_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +210,8 @@ class Estimate:
     rounds: int = 0
     throttle_ratio: float = 0.0
     """Share of the guest's CPU time that auto-converge has to take."""
+    switchover_seconds: float = 0.0
+    """The part of the pause in which no memory travels."""
     stall_seconds: float = 0.0
     """From the start of the transfer: when suspending or switching gains nothing by waiting."""
 
@@ -222,16 +224,17 @@ def live(
     downtime = V[n]/R' + c, with R' the rate of the switch-over and c its fixed cost. QEMU may
     stop at anything up to R·max_downtime, so the band reaches to 1.5·(max_downtime + c).
     """
-    course = precopy(guest, line.bytes_per_second, max_downtime_seconds, law)
-    fixed = _switchover_seconds(line)
+    rate, fixed = line.memory_bytes_per_second, line.switchover_seconds
+    course = precopy(guest, rate, max_downtime_seconds, law)
     downtime = course.pending_bytes / line.switchover_bytes_per_second + fixed
-    pause = min(max_downtime_seconds, guest.memory_bytes * WIRE_RATIO / line.bytes_per_second)
+    pause = min(max_downtime_seconds, guest.memory_bytes * WIRE_RATIO / rate)
+    safety = line.habits.safety(course.rounds)
     return _estimate(
         guest,
-        setup=SETUP_SECONDS,
+        line,
         transfer=course.seconds + downtime,
         downtime=downtime,
-        downtime_upper=max(downtime, DOWNTIME_SAFETY * (pause + fixed)),
+        downtime_upper=max(downtime, safety.downtime_ratio * (pause + fixed)),
         sent=course.sent_bytes + course.pending_bytes,
         course=course,
     )
@@ -256,8 +259,9 @@ def downtime_floor_seconds(
     V* is what is left again and again however long one waits; if pre-copy converges it is
     what is left when QEMU stops the guest.
     """
-    course = precopy(guest, line.bytes_per_second, max_downtime_seconds, law)
-    return course.pending_bytes / line.bytes_per_second + _switchover_seconds(line)
+    rate = line.memory_bytes_per_second
+    course = precopy(guest, rate, max_downtime_seconds, law)
+    return course.pending_bytes / rate + line.switchover_seconds
 
 
 def suspended(
@@ -267,16 +271,17 @@ def suspended(
 
     The limit on bandwidth stays in force during that pause: V*/R + c.
     """
-    course = precopy(guest, line.bytes_per_second, max_downtime_seconds, law)
+    rate = line.memory_bytes_per_second
+    course = precopy(guest, rate, max_downtime_seconds, law)
     if course.converges:
         return live(guest, line, max_downtime_seconds, law)
-    downtime = course.pending_bytes / line.bytes_per_second + _switchover_seconds(line)
+    downtime = course.pending_bytes / rate + line.switchover_seconds
     return _estimate(
         guest,
-        setup=SETUP_SECONDS,
+        line,
         transfer=course.stall_seconds + downtime,
         downtime=downtime,
-        downtime_upper=DOWNTIME_SAFETY * downtime,
+        downtime_upper=line.habits.safety(course.rounds).downtime_ratio * downtime,
         sent=course.stall_sent_bytes + course.pending_bytes,
         course=course,
     )
@@ -300,11 +305,12 @@ def auto_converged(guest: Guest, line: Line, max_downtime_seconds: float) -> Est
 
 
 def _delayed(estimate: Estimate, extra_bytes: float, line: Line, throttle: float) -> Estimate:
-    extra = extra_bytes / line.bytes_per_second
+    extra = extra_bytes / line.memory_bytes_per_second
+    safety = line.habits.safety(estimate.rounds)
     return replace(
         estimate,
         duration_seconds=estimate.duration_seconds + extra,
-        duration_upper_seconds=estimate.duration_upper_seconds + TIME_SAFETY * extra,
+        duration_upper_seconds=estimate.duration_upper_seconds + safety.transfer_ratio * extra,
         transfer_bytes=estimate.transfer_bytes + extra_bytes,
         throttle_ratio=throttle,
     )
@@ -314,15 +320,16 @@ def post_copied(
     guest: Guest, line: Line, max_downtime_seconds: float, law: DirtyLaw = cycling_writes
 ) -> Estimate:
     """One pass of pre-copy, then the VM runs on the target and fetches what was written since."""
-    course = precopy(guest, line.bytes_per_second, max_downtime_seconds, law)
-    downtime = _switchover_seconds(line) + POST_COPY_FAULT_SECONDS
+    rate = line.memory_bytes_per_second
+    course = precopy(guest, rate, max_downtime_seconds, law)
+    downtime = line.switchover_seconds + POST_COPY_FAULT_SECONDS
     rest = course.pending_bytes
     return _estimate(
         guest,
-        setup=SETUP_SECONDS,
-        transfer=course.stall_seconds + downtime + rest / line.bytes_per_second,
+        line,
+        transfer=course.stall_seconds + downtime + rest / rate,
         downtime=downtime,
-        downtime_upper=DOWNTIME_SAFETY * downtime,
+        downtime_upper=line.habits.safety(course.rounds).downtime_ratio * downtime,
         sent=course.stall_sent_bytes + rest,
         course=course,
     )
@@ -334,11 +341,12 @@ def cold() -> Estimate:
     Disks are on storage that both hosts reach, so nothing but the definition is transferred.
     """
     seconds = SHUTDOWN_SECONDS + DEFINE_SECONDS + BOOT_SECONDS
+    safety = Safety()
     return Estimate(
         duration_seconds=seconds,
-        duration_upper_seconds=TIME_SAFETY * seconds,
+        duration_upper_seconds=safety.transfer_ratio * seconds,
         downtime_seconds=seconds,
-        downtime_upper_seconds=DOWNTIME_SAFETY * seconds,
+        downtime_upper_seconds=safety.downtime_ratio * seconds,
         transfer_bytes=0.0,
         confidence=Confidence.LOW,
     )
@@ -359,34 +367,33 @@ def offline() -> Estimate:
 def max_downtime_for(limit_seconds: float, line: Line) -> float:
     """What QEMU may be told as `max_downtime` so that the pause's band ends at the limit.
 
-    1.5·(max_downtime + c) = limit; not positive where the switch-over alone takes too long.
+    s·(max_downtime + c) = limit, s the safety of a restless guest: how many rounds it takes is
+    not known yet. Not positive where the switch-over alone takes too long.
     """
-    return limit_seconds / DOWNTIME_SAFETY - _switchover_seconds(line)
-
-
-def _switchover_seconds(line: Line) -> float:
-    # The end of the stream, the target's answer and the source's farewell each cross once.
-    return SWITCHOVER_SECONDS + 2 * line.round_trip_seconds
+    safety = max(line.habits.calm.downtime_ratio, line.habits.restless.downtime_ratio)
+    return limit_seconds / safety - line.switchover_seconds
 
 
 def _estimate(
     guest: Guest,
+    line: Line,
     *,
-    setup: float,
     transfer: float,
     downtime: float,
     downtime_upper: float,
     sent: float,
     course: Precopy,
 ) -> Estimate:
+    setup, safety = line.habits.setup_seconds, line.habits.safety(course.rounds)
     return Estimate(
         duration_seconds=setup + transfer,
-        duration_upper_seconds=SETUP_SAFETY * setup + TIME_SAFETY * transfer,
+        duration_upper_seconds=safety.setup_ratio * setup + safety.transfer_ratio * transfer,
         downtime_seconds=downtime,
         downtime_upper_seconds=downtime_upper,
         transfer_bytes=sent,
         confidence=guest.confidence,
         converges=course.converges,
         rounds=course.rounds,
+        switchover_seconds=line.switchover_seconds,
         stall_seconds=course.stall_seconds,
     )

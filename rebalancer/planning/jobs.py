@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebalancer.cluster.plan import Priority
-from rebalancer.planning.cost import SETUP_SECONDS, SWITCHOVER_SECONDS, Estimate
+from rebalancer.planning.cost import Estimate
 from rebalancer.planning.network import Lane
 from rebalancer.planning.order import Ordered
 
@@ -16,9 +16,6 @@ RANK = {Priority.DRAIN: 0, Priority.REPAIR: 1, Priority.BALANCE: 2}
 HANDOVER_SECONDS = 3.0
 """Around each migration the rollout looks at every host, before it and after it, in half a
 dozen turns of half a second. Its slot and bandwidth are kept for it meanwhile."""
-
-IDLE_SECONDS = SETUP_SECONDS + SWITCHOVER_SECONDS + HANDOVER_SECONDS
-"""So long a migration holds its bandwidth without using it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +66,15 @@ class Job:
         return self.fastest.duration_seconds + HANDOVER_SECONDS
 
     @property
+    def idle_seconds(self) -> float:
+        """How long it holds its bandwidth without using it."""
+        habits = self.ordered.move.choice.path.habits
+        return habits.setup_seconds + habits.switchover_seconds + HANDOVER_SECONDS
+
+    @property
     def streamed_bytes(self) -> float:
-        """What it sends at the bandwidth it is granted: all but the last bytes."""
-        streaming = self.seconds - IDLE_SECONDS - self.fastest.downtime_seconds
+        """What it could send at the bandwidth it is granted: all but the last bytes."""
+        streaming = self.seconds - self.idle_seconds - self.fastest.downtime_seconds
         return max(0.0, streaming) * self.most
 
 

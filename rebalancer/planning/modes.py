@@ -17,6 +17,7 @@ from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.planning import cost
 from rebalancer.planning.cost import Estimate
 from rebalancer.planning.guest import Guest, guest_of, more_active
+from rebalancer.planning.habits import DOWNTIME_SAFETY
 from rebalancer.planning.network import Path, whole_mib
 from rebalancer.planning.wording import MIB, in_bytes, in_bytes_per_second, in_seconds
 
@@ -278,7 +279,7 @@ def _still_good(
 def _max_downtime(mode: Mode, limit: float, path: Path, bytes_per_second: float) -> float:
     """What QEMU may plan for; with suspend and post-copy the pause is ours, so just a floor."""
     if mode in (Mode.SUSPEND, Mode.POST_COPY):
-        limit = min(limit, cost.DOWNTIME_SAFETY)
+        limit = min(limit, DOWNTIME_SAFETY)
     return max(0.001, cost.max_downtime_for(limit, path.line(bytes_per_second)))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rebalancer.cluster.inventory import Host, HostId, Snapshot
 from rebalancer.cluster.policy import Limits
 from rebalancer.planning.cost import Line
+from rebalancer.planning.habits import ASSUMED, Calibration, Habits
 from rebalancer.planning.wording import MIB
 
 LEAST_BYTES_PER_SECOND = 32.0 * MIB
@@ -46,6 +47,7 @@ class Path:
     bytes_per_second: float
     """The most that one migration can be granted: whole MiB/s, as the hypervisor is told."""
     round_trip_seconds: float
+    habits: Habits = ASSUMED
 
     @property
     def least_bytes_per_second(self) -> float:
@@ -65,14 +67,18 @@ class Path:
             bytes_per_second=bytes_per_second,
             switchover_bytes_per_second=bytes_per_second + max(0.0, spare),
             round_trip_seconds=self.round_trip_seconds,
+            habits=self.habits,
         )
 
 
 class Network:
     """Finds the path between any two hosts of a snapshot."""
 
-    def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
+    def __init__(
+        self, snapshot: Snapshot, limits: Limits, calibration: Calibration | None = None
+    ) -> None:
         self._snapshot = snapshot
+        self._calibration = calibration or Calibration()
         self._share = limits.link_share
         self._paths: dict[tuple[HostId, HostId], Path] = {}
 
@@ -102,6 +108,7 @@ class Network:
             lanes=tuple(lanes),
             bytes_per_second=whole_mib(most),
             round_trip_seconds=round_trip,
+            habits=self._calibration.of(source.id, target.id),
         )
 
     def _lane(self, name: str, bytes_per_second: float, joins_sites: bool = False) -> Lane:

@@ -19,6 +19,7 @@ from rebalancer.cluster.plan import (
 from rebalancer.cluster.policy import Policy
 from rebalancer.planning.commands import commands_for, uri_of
 from rebalancer.planning.deadline import latest_ends, prove
+from rebalancer.planning.habits import Calibration
 from rebalancer.planning.jobs import RANK
 from rebalancer.planning.modes import reason_for
 from rebalancer.planning.order import Ordered
@@ -41,15 +42,17 @@ def make_plan(
     verdict: Verdict,
     uris: Mapping[HostId, str] | None = None,
     deadline_seconds: float | None = None,
+    calibration: Calibration | None = None,
 ) -> Plan:
     """Plan the migrations that lead from `snapshot` to `placement`.
 
     A VM that cannot be moved, or not in a permitted way, or not without breaking a limit on
     the way, is left where it is and listed with every reason; the others move all the same.
     `uris` are where the hosts' hypervisors are reached, for the commands that are printed.
+    `calibration` is what earlier migrations taught about these hosts.
     With a deadline the verdict is `BLOCKED` unless even the upper ends of all bands are before it.
     """
-    router = Router(snapshot, demand, policy, placement)
+    router = Router(snapshot, demand, policy, placement, calibration or Calibration())
     order, unmoved, violations_after = router.order()
     table = schedule(order.moves, policy.limits)
     migrations = _migrations(order.moves, table)
@@ -163,6 +166,8 @@ def _migration(ordered: Ordered, slot: Slot, name: str, depends_on: tuple[str, .
             downtime_upper_seconds=estimate.downtime_upper_seconds,
             transfer_bytes=estimate.transfer_bytes,
             confidence=estimate.confidence,
+            rounds=estimate.rounds,
+            switchover_seconds=estimate.switchover_seconds,
         ),
     )
 

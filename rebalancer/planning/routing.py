@@ -11,6 +11,7 @@ from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.rules import Violation
 from rebalancer.cluster.violations import violations, worsened
 from rebalancer.planning.accounts import Accounts
+from rebalancer.planning.habits import Calibration
 from rebalancer.planning.jobs import RANK
 from rebalancer.planning.modes import Choice, Refusal, choose
 from rebalancer.planning.network import Network
@@ -28,14 +29,19 @@ class Router:
     """Turns the wish that VMs were elsewhere into moves that can be carried out."""
 
     def __init__(
-        self, snapshot: Snapshot, demand: Demand, policy: Policy, placement: Placement
+        self,
+        snapshot: Snapshot,
+        demand: Demand,
+        policy: Policy,
+        placement: Placement,
+        calibration: Calibration,
     ) -> None:
         """Look up what is broken now, and what is free."""
         self._snapshot = snapshot
         self._demand = demand
         self._policy = policy
         self._placement = placement
-        self._network = Network(snapshot, policy.limits)
+        self._network = Network(snapshot, policy.limits, calibration)
         # Rules over many VMs are the slowest thing here, so they are asked as rarely as possible.
         self.violations_before = violations(snapshot, policy, demand, snapshot.assignment)
         self._accounts = Accounts(snapshot, policy, demand)

@@ -340,6 +340,20 @@ class Journal:
             rows = [migration_from(row) for row in db.execute(query)]
         return tuple(move_from(row) for row in rows)
 
+    def completed(self, cluster: str, limit: int) -> tuple[MigrationRow, ...]:
+        """The migrations that came to their end as planned, newest first."""
+        table, rollout = tables.migrations, tables.rollouts
+        query = (
+            sa.select(table)
+            .join(rollout, rollout.c.id == table.c.rollout)
+            .where(rollout.c.cluster == cluster)
+            .where(table.c.state == MigrationState.COMPLETE)
+            .order_by(table.c.changed_at.desc())
+            .limit(limit)
+        )
+        with self._reading() as db:
+            return tuple(migration_from(row) for row in db.execute(query))
+
     # Drains ------------------------------------------------------------------------------------
 
     def mark_drain(self, cluster: str, host: HostId, reason: str = "") -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rebalancer.cluster.inventory import HostId
 from rebalancer.planning.accuracy import Accuracy, Errors
+from rebalancer.planning.habits import Learned
 from rebalancer.service.layout import Block, Cell, Column, Line, Table
-from rebalancer.service.wording import ratio_text
+from rebalancer.service.wording import ratio_text, seconds_text
 
 
 def accuracy_blocks(rows: Sequence[Accuracy]) -> Iterator[Block]:
@@ -26,8 +28,46 @@ def accuracy_blocks(rows: Sequence[Accuracy]) -> Iterator[Block]:
     )
 
 
+def learned_blocks(rows: Sequence[Learned]) -> Iterator[Block]:
+    """Lay out what the next predictions are made with; nothing where nothing was learned."""
+    if not any(row.habits.migrations for row in rows):
+        return
+    yield Table(
+        title="Learned from them: the next predictions take this into account",
+        columns=(
+            Column(title="from → to"),
+            Column(title="live ones", right=True),
+            Column(title="setup", right=True),
+            Column(title="of the bandwidth", right=True),
+            Column(title="switch-over", right=True),
+            Column(title="time at most", right=True),
+            Column(title="pause at most", right=True),
+        ),
+        rows=tuple(_learned_row(row) for row in rows),
+    )
+
+
+def _learned_row(row: Learned) -> tuple[Cell, ...]:
+    habits = row.habits
+    times = sorted({habits.calm.transfer_ratio, habits.restless.transfer_ratio})
+    pauses = sorted({habits.calm.downtime_ratio, habits.restless.downtime_ratio})
+    return (
+        _pair(row.source, row.target),
+        str(habits.migrations),
+        seconds_text(habits.setup_seconds),
+        ratio_text(habits.efficiency_ratio),
+        seconds_text(habits.switchover_seconds),
+        "–".join(f"{each:.2f}×" for each in times),
+        "–".join(f"{each:.2f}×" for each in pauses),
+    )
+
+
+def _pair(source: HostId | None, target: HostId | None) -> str:
+    return "all" if source is None else f"{source} → {target}"
+
+
 def _row(row: Accuracy) -> tuple[Cell, ...]:
-    pair = "all" if row.source is None else f"{row.source} → {row.target}"
+    pair = _pair(row.source, row.target)
     errors = (row.duration, row.downtime, row.transfer)
     return (pair, str(row.migrations), *(_errors_text(each) for each in errors))
 

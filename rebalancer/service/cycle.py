@@ -6,7 +6,7 @@ This is the only module that knows the order. It changes nothing: it has no driv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rebalancer.cluster.demand import Demand
@@ -16,6 +16,7 @@ from rebalancer.cluster.policy import BalanceGoal, DrainGoal, MovementGoal, Poli
 from rebalancer.forecast.demand import forecast_demand
 from rebalancer.placement.imbalance import imbalance
 from rebalancer.placement.solver import place
+from rebalancer.planning.habits import Calibration
 from rebalancer.planning.planner import make_plan
 from rebalancer.service.verdict import is_quiet, judge, stay
 
@@ -37,6 +38,8 @@ class Request:
     """Monotonic time, by which the solver keeps to `solve_seconds`."""
     uris: Mapping[HostId, str]
     """Where each host's hypervisor is reached, for the commands that a plan prints."""
+    calibration: Calibration = field(default_factory=Calibration)
+    """What earlier migrations taught about the hosts."""
     deadline_seconds: float | None = None
     """By when everything has to be over, counted from the start of the rollout."""
 
@@ -70,6 +73,7 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
         verdict=Verdict(kind=VerdictKind.BALANCED, text=""),
         uris=request.uris,
         deadline_seconds=request.deadline_seconds,
+        calibration=request.calibration,
     )
     too_late = bool(plan.breaks_deadline)
     plan = replace(

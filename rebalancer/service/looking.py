@@ -37,6 +37,7 @@ from rebalancer.service.report import (
 from rebalancer.service.session import (
     Session,
     apply_command,
+    learned_from,
     observe,
     open_session,
     plan_for,
@@ -131,7 +132,8 @@ def history(
     with session.existing_journal() as journal:
         cluster = None if everything else session.settings.cluster
         if accuracy:
-            render_accuracy(_accuracy(journal, cluster, limit), output, session.out)
+            learned = learned_from(journal, session.settings.cluster).listed()
+            render_accuracy(_accuracy(journal, cluster, limit), learned, output, session.out)
             return ExitCode.SUCCESS
         rows = (
             []

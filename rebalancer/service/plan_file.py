@@ -98,6 +98,8 @@ class PredictionRecord(FileModel):
     downtime_upper_seconds: Unbounded
     transfer_bytes: Amount
     confidence: Confidence
+    rounds: int = 0
+    switchover_seconds: Amount = 0.0
 
     def noun(self) -> Prediction:
         """Return the prediction that this means."""

@@ -20,6 +20,7 @@ from rich.console import Console
 from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import Outcome, Plan
 from rebalancer.planning.accuracy import Accuracy
+from rebalancer.planning.habits import Learned
 from rebalancer.service.account import (
     HistoryRow,
     Status,
@@ -30,7 +31,7 @@ from rebalancer.service.account import (
     snapshot_blocks,
     status_blocks,
 )
-from rebalancer.service.accuracy_report import accuracy_blocks
+from rebalancer.service.accuracy_report import accuracy_blocks, learned_blocks
 from rebalancer.service.config import EffectiveSetting
 from rebalancer.service.layout import Block, Line, print_blocks, to_markdown
 from rebalancer.service.plan_file import plan_to_json
@@ -103,12 +104,14 @@ def render_history(rows: Sequence[HistoryRow], output: Format, console: Console)
         _render(history_blocks(rows), output, console)
 
 
-def render_accuracy(rows: Sequence[Accuracy], output: Format, console: Console) -> None:
-    """Write how right predictions were: of all pairs of hosts together first."""
+def render_accuracy(
+    rows: Sequence[Accuracy], learned: Sequence[Learned], output: Format, console: Console
+) -> None:
+    """Write how right predictions were, and what that taught: all pairs of hosts together first."""
     if output is Format.JSON:
-        _write_json({"accuracy": rows}, console)
+        _write_json({"accuracy": rows, "learned": learned}, console)
     else:
-        _render(accuracy_blocks(rows), output, console)
+        _render([*accuracy_blocks(rows), *learned_blocks(learned)], output, console)
 
 
 def render_status(status: Status, output: Format, console: Console) -> None:

@@ -18,6 +18,8 @@ from rich.console import Console
 from rebalancer.cluster.inventory import HostId, HostState, Snapshot, VmState
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import UsageError
+from rebalancer.planning.calibration import NEWEST, calibrate
+from rebalancer.planning.habits import Calibration
 from rebalancer.rollout.driver import Clock
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import DrainMark
@@ -165,9 +167,25 @@ def plan_for(
         solve_seconds=session.settings.placement.time_limit_seconds,
         seconds_passed=time.monotonic,
         uris=access.uris,
+        calibration=learned(session, access),
         deadline_seconds=deadline_seconds,
     )
     return run_cycle(snapshot, policy, request)
+
+
+def learned(session: Session, access: ReadAccess) -> Calibration:
+    """What finished migrations of this cluster taught, as far as the journal goes back."""
+    # A simulated datacentre has habits of its own, and a file has no past.
+    if access.facts is None:
+        return Calibration()
+    with session.existing_journal() as journal:
+        return learned_from(journal, access.cluster)
+
+
+def learned_from(journal: Journal | None, cluster: str) -> Calibration:
+    """What the journal's completed migrations of a cluster teach."""
+    rows = journal.completed(cluster, NEWEST) if journal is not None else ()
+    return calibrate((row.migration, row.outcome) for row in rows if row.outcome is not None)
 
 
 def apply_command(plan_file: Path | None, **options: Path | None) -> str:

@@ -5,6 +5,7 @@ from rebalancer.cluster.plan import Confidence
 from rebalancer.planning import cost
 from rebalancer.planning.cost import Line
 from rebalancer.planning.guest import Guest, guest_of
+from rebalancer.planning.habits import SETUP_SECONDS, SWITCHOVER_SECONDS
 from tests.builders import GIB, MIB, a_vm
 
 
@@ -22,7 +23,7 @@ def test_an_idle_guest_is_sent_once_and_takes_its_bytes_over_the_bandwidth() -> 
     assert estimate.converges
     assert estimate.transfer_bytes == pytest.approx(4 * GIB, rel=0.003)
     assert estimate.duration_seconds == pytest.approx(
-        4 * GIB / (400 * MIB) + cost.SETUP_SECONDS + cost.SWITCHOVER_SECONDS, rel=0.02
+        4 * GIB / (400 * MIB) + SETUP_SECONDS + SWITCHOVER_SECONDS, rel=0.02
     )
 
 
