@@ -6,6 +6,7 @@
     ├── ObservationError          7   the cluster could not be observed well enough to decide
     │   └── StaleSnapshotError    7   … because what was observed is too old to act on
     ├── SolverError               1   the solver crashed or answered nonsense
+    ├── PausedError               4   an operator wants nothing to be started for now
     ├── PlanRefusedError          5   the plan is stale, foreign, or was applied already
     ├── LockHeldError             6   another rebalancer is at work on this cluster
     └── RolloutError              1   the cluster could not be changed as planned
@@ -128,6 +129,12 @@ class PlanRefusedError(RebalancerError):
     """The plan does not fit this cluster, or no longer does, or was applied already."""
 
     exit_code = ExitCode.REFUSED
+
+
+class PausedError(RebalancerError):
+    """An operator wants nothing to be started in this cluster for the time being."""
+
+    exit_code = ExitCode.BLOCKED
 
 
 class LockHeldError(RebalancerError):

@@ -88,6 +88,8 @@ class Heartbeat:
     running: int
     pending: int
     ended: int
+    paused: str = ""
+    """Who keeps the pending ones from starting, and why; empty: nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

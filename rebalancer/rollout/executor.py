@@ -58,6 +58,11 @@ from rebalancer.rollout.steps import (
     reason_to_stop,
 )
 from rebalancer.rollout.track import Heard, Times, Track, Turn, mandate_for
+from rebalancer.rollout.wishes import Wishes
+
+
+WISHES_SECONDS = 2.0
+"""So often it is looked up what operators ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -232,6 +237,8 @@ class _Run:
         self._tracks: dict[str, Track] = {}
         self._issued: list[_Issued] = []
         self._frozen: dict[Any, str] = {}
+        self._asked_for = Wishes()
+        self._wishes_at: datetime | None = None
         self._told_at = clock.now()
         self._wrote_at = clock.now()
 
@@ -355,17 +362,32 @@ class _Run:
 
     def _round(self) -> Round:
         settings, snapshot = self._settings, self._snapshot()
+        wishes = self._wishes()
         return Round(
             snapshot=snapshot,
-            limits=settings.limits,
+            limits=wishes.narrowed(settings.limits),
             policy=settings.policy,
             times=settings.times,
             uri_of=settings.uri_of,
-            stop=StopRequest(self._should_stop()),
+            stop=max(StopRequest(self._should_stop()), self._stop_asked_for(wishes)),
+            paused=wishes.why_paused,
+            pace_ratio=wishes.pace_ratio(settings.limits),
             budget=settings.budget,
             closed=self._drained(snapshot) if self._may_begin_something else {},
             frozen=self._frozen,
         )
+
+    def _wishes(self) -> Wishes:
+        now = self._clock.now()
+        if self._wishes_at is None or (now - self._wishes_at).total_seconds() >= WISHES_SECONDS:
+            self._asked_for = self._journal.wishes(self._lease.cluster)
+            self._wishes_at = now
+        return self._asked_for
+
+    def _stop_asked_for(self, wishes: Wishes) -> StopRequest:
+        if wishes.stop_rollout != self._rollout:
+            return StopRequest.NO
+        return StopRequest.ABORT if wishes.stop_by_aborting else StopRequest.FINISH
 
     def _drained(self, snapshot: Snapshot) -> Mapping[HostId, str]:
         marks = self._journal.drains(snapshot.cluster)
@@ -424,7 +446,10 @@ class _Run:
             pending = states.count(MigrationState.PENDING)
             ended = sum(state in ENDED_STATES for state in states)
             running = len(states) - pending - ended
-            self._tell(Heartbeat(at=now, running=running, pending=pending, ended=ended))
+            paused = self._wishes().why_paused
+            self._tell(
+                Heartbeat(at=now, running=running, pending=pending, ended=ended, paused=paused)
+            )
 
     # What the caller is told -------------------------------------------------------------------
 

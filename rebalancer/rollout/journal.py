@@ -8,7 +8,7 @@ have been done. Where VMs are it does not know: only the hypervisors do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Self
@@ -49,6 +49,7 @@ from rebalancer.rollout.rows import (
     record_from,
     rollout_from,
 )
+from rebalancer.rollout.wishes import Wishes, row_of, wishes_from
 
 
 class Journal:
@@ -389,6 +390,22 @@ class Journal:
                 )
                 for row in db.execute(query)
             }
+
+    # Wishes ------------------------------------------------------------------------------------
+
+    def wishes(self, cluster: str) -> Wishes:
+        """What operators ask of whoever changes the cluster."""
+        with self._reading() as db:
+            return wishes_from(db, cluster)
+
+    def wish(self, cluster: str, change: Callable[[Wishes], Wishes]) -> Wishes:
+        """Change what is asked; return what is asked then."""
+        table = tables.wishes
+        with self._writing() as db:
+            wanted = change(wishes_from(db, cluster))
+            db.execute(sa.delete(table).where(table.c.cluster == cluster))
+            db.execute(sa.insert(table).values(**row_of(cluster, wanted)))
+        return wanted
 
     # The database ------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from rebalancer.cluster.inventory import Mode, VmState
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout import finish
+from rebalancer.rollout.admission import LEAST_BYTES_PER_SECOND
 from rebalancer.rollout.driver import (
     Abort,
     DomainView,
@@ -17,6 +18,7 @@ from rebalancer.rollout.driver import (
     Pause,
     ReadProgress,
     Returned,
+    SetBandwidth,
     SetMaxDowntime,
     Sighting,
     StateReason,
@@ -73,7 +75,7 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             assert track.watch is not None
             doubtful = replace(track.watch, is_switch_doubtful=True)
             return _with_watch(track, doubtful).noting(f"SwitchToPostCopy failed: {reply.text}")
-        case (Abort() | SetMaxDowntime()) as command, Failed() as reply:
+        case (Abort() | SetMaxDowntime() | SetBandwidth()) as command, Failed() as reply:
             return Turn(track=track).noting(f"{type(command).__name__} failed: {reply.text}")
     return Turn(track=track)
 
@@ -141,7 +143,29 @@ def on_time(track: Track, around: Surroundings, now: datetime) -> Turn:
     turn = Turn(track=track)
     if track.is_due(now):
         turn = _poll(track.later(now, around.times.poll_seconds), around, now)
+    turn = turn.then(_paced(turn.track, around))
     return turn.then(_judged(turn.track, around, now))
+
+
+def _paced(track: Track, around: Surroundings) -> Turn:
+    """Slow the transfer down, or let it go as fast as planned again, as the operator asks."""
+    granted, turn = track.granted_bytes_per_second, Turn(track=track)
+    if track.state is not MigrationState.TRANSFER or track.called_off or granted <= 0:
+        return turn
+    assert track.watch is not None
+    is_waited_for = track.watch.paused_at is not None or track.watch.switched
+    # A guest that stands still, or needs its memory from afar, is not made to wait longer.
+    ratio = 1.0 if is_waited_for else around.pace_ratio
+    wanted = max(LEAST_BYTES_PER_SECOND, ratio * granted)
+    present = track.slowed_to_bytes_per_second or granted
+    if abs(wanted - present) < LEAST_BYTES_PER_SECOND or track.awaits(SetBandwidth):
+        return turn
+    slowed = replace(track, slowed_to_bytes_per_second=wanted)
+    command = SetBandwidth(
+        vm=track.migration.vm, host=track.migration.source, bytes_per_second=wanted
+    )
+    note = f"goes on with {wanted / 2**20:.0f} MiB/s, {granted / 2**20:.0f} MiB/s were planned"
+    return Turn(track=slowed).issuing(command).noting(note)
 
 
 def _poll(track: Track, around: Surroundings, now: datetime) -> Turn:
@@ -167,7 +191,11 @@ def _judged(track: Track, around: Surroundings, now: datetime) -> Turn:
             return Turn(track=track)
         return call_off(track, f"nothing was transferred within {waited:.0f} s", now)
     vm, source, watch = track.migration.vm, track.migration.source, track.watch
-    match judge(watch, track.mandate, now):
+    # Slowed down on purpose is not late.
+    patient = replace(
+        track.mandate, deadline_seconds=track.mandate.deadline_seconds / around.pace_ratio
+    )
+    match judge(watch, patient, now):
         case Carry():
             return Turn(track=track)
         case AllowDowntime(seconds=seconds, why=why):

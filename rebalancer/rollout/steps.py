@@ -121,6 +121,10 @@ class Round:
     budget: FailureBudget = field(default_factory=FailureBudget)
     closed: Mapping[HostId, str] = field(default_factory=dict)
     """Hosts that must receive nothing, and why (drained ones, say)."""
+    paused: str = ""
+    """Who wants nothing to be started for the time being, and why; empty: nobody."""
+    pace_ratio: float = 1.0
+    """What transfers under way may use of what they were granted."""
     frozen: Mapping[VmId, str] = field(default_factory=dict)
     """VMs that must not be touched, and why: an earlier outcome is unknown."""
 
@@ -170,11 +174,13 @@ def _for_waiting(tracks: Mapping[str, Track], what: Round, now: datetime) -> dic
         return {}
     if why := reason_to_stop(tracks.values(), what):
         return {t.migration.id: Turn(track=t.enter(S.SKIPPED, now, why)) for t in waiting}
-    skipped = {
+    skipped: dict[str, Turn] = {
         track.migration.id: Turn(track=track.enter(S.SKIPPED, now, why))
         for track in waiting
         if (why := _hopeless(track, tracks, what))
     }
+    if what.paused:
+        return skipped
     ready = [
         track.migration
         for track in waiting
@@ -229,6 +235,7 @@ def _around(tracks: Mapping[str, Track], track: Track, what: Round) -> Surroundi
         times=what.times,
         uri_of=what.uri_of,
         is_hurried=what.stop is StopRequest.ABORT,
+        pace_ratio=what.pace_ratio,
     )
 
 

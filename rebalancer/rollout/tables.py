@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 VERSION = 1
-"""Raised with every change of the tables, together with a step that converts older ones."""
+"""Raised with every change of a table, together with a step that converts older ones. A table
+that is new is made where it is missing, and older programs do not mind it."""
 
 metadata = sa.MetaData()
 
@@ -59,6 +60,19 @@ drains = sa.Table(
     sa.Column("wanted", sa.String, nullable=False),
     sa.Column("since", sa.String, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+)
+
+wishes = sa.Table(
+    "wishes",
+    metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("paused_at", sa.String),
+    sa.Column("paused_by", sa.String, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("stop_rollout", sa.Integer),
+    sa.Column("stop_by_aborting", sa.Boolean, nullable=False),
+    sa.Column("at_once", sa.Integer),
+    sa.Column("link_share", sa.Float),
 )
 
 lease = sa.Table(

@@ -72,6 +72,8 @@ class Track:
     attempt: Attempt | None = None
     """From the moment on when something is about to be changed."""
     granted_bytes_per_second: float = 0.0
+    slowed_to_bytes_per_second: float | None = None
+    """What the hypervisor was told since, if the operator asked for less; `None`: nothing."""
     awaiting: frozenset[Command] = frozenset()
     """Commands without a reply as yet."""
     next_at: datetime | None = None
@@ -155,6 +157,8 @@ class Surroundings:
     uri_of: UriOf = default_uri
     is_hurried: bool = False
     """The operator wants it to end: what is unclear is reported as it is, not waited for."""
+    pace_ratio: float = 1.0
+    """What a transfer under way may use of what it was granted."""
 
     def scene_for(self, track: Track) -> Scene:
         """The cluster without the migration itself."""

@@ -85,7 +85,9 @@ class Status:
     lock_holder: str = ""
     """Who is changing the cluster just now; empty: nobody."""
     paused: str = ""
-    """Why automatic actions are paused; empty: they are not."""
+    """By whom, since when and why nothing may be started; empty: it may."""
+    throttled: str = ""
+    """What migrations are held to beyond their policy; empty: nothing."""
     running: tuple[RunningRow, ...] = ()
     unknown: tuple[RunningRow, ...] = ()
     """Migrations of which nobody knows how they ended."""
@@ -250,7 +252,9 @@ def status_blocks(status: Status) -> Iterator[Block]:
         at = f" ({when_text(status.last_verdict_at)})" if status.last_verdict_at else ""
         yield Line(text=f"last verdict: {status.last_verdict}{at}")
     if status.paused:
-        yield Line(text=f"paused: {status.paused}", tone=Tone.WARN)
+        yield Line(text=f"paused {status.paused}", tone=Tone.WARN)
+    if status.throttled:
+        yield Line(text=status.throttled, tone=Tone.WARN)
     if status.unknown:
         yield _running_table("Unknown outcome: run rebalancer recover", status.unknown)
     if status.running:

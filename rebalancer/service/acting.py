@@ -19,6 +19,7 @@ from rebalancer.cluster.plan import Plan
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import (
     ExitCode,
+    PausedError,
     PlanRefusedError,
     UnknownOutcomeError,
     UsageError,
@@ -103,6 +104,7 @@ def at_work(session: Session, where: Where, *, recovering: bool = False) -> Iter
     try:
         with session.journal() as journal, journal.hold(access.read.cluster) as lease:
             if not recovering:
+                refuse_if_paused(journal, access.read.cluster)
                 refuse_if_unrecovered(journal, access.read.cluster)
             yield Work(session=session, access=access, journal=journal, lease=lease)
     finally:
@@ -112,6 +114,12 @@ def at_work(session: Session, where: Where, *, recovering: bool = False) -> Iter
 def rollout_settings(session: Session, access: ChangeAccess, policy: Policy) -> RolloutSettings:
     """Put together what the policy and the settings say about rollouts."""
     return configured.rollout_settings(session.settings, policy, access.read.uris)
+
+
+def refuse_if_paused(journal: Journal, cluster: str) -> None:
+    """Raise `PausedError` while an operator wants nothing to be started."""
+    if why := journal.wishes(cluster).why_paused:
+        raise PausedError(f"cluster {cluster} is paused {why}; to go on: rebalancer resume")
 
 
 def refuse_if_unrecovered(journal: Journal, cluster: str) -> None:

@@ -13,7 +13,7 @@ from typer.exceptions import Abort, TyperException
 
 from rebalancer import __version__
 from rebalancer.errors import ExitCode, RebalancerError
-from rebalancer.service import acting, looking, rehearsal
+from rebalancer.service import acting, looking, rehearsal, steering
 
 app = typer.Typer(
     name="rebalancer",
@@ -50,6 +50,10 @@ for name, command in (
     ("simulate", rehearsal.simulate),
     ("validate", looking.validate),
     ("recover", acting.recover),
+    ("pause", steering.pause),
+    ("resume", steering.resume),
+    ("cancel", steering.cancel),
+    ("throttle", steering.throttle),
 ):
     app.command(name)(command)
 config_app.command("show")(looking.show_config)

@@ -188,6 +188,9 @@ def _acting(session: Session, duty: Duty, reach: Reach, access: ChangeAccess) ->
         considered = consider(session, duty, read, snapshot, journal)
         if not considered.decision.act:
             return _report(considered, snapshot, considered.decision.verdict, acted=False)
+        if paused := journal.wishes(read.cluster).why_paused:
+            said = f"paused {paused} (else: {considered.decision.verdict})"
+            return _report(considered, snapshot, said, acted=False)
         plan = considered.cycle.plan
         with journal.hold(read.cluster) as lease:
             if journal.moves_since(snapshot.taken_at, read.cluster):

@@ -43,6 +43,7 @@ from rebalancer.service.session import (
     plan_for,
     policy_for,
 )
+from rebalancer.service.steering import throttled_text
 from rebalancer.simulation.scenario import read_scenario
 
 
@@ -226,12 +227,15 @@ def _status(session: Session, journal: Journal | None) -> Status:
         for row in journal.migrations(rollout.id)
     ]
     drains = journal.drains(settings.cluster).values()
+    wishes = journal.wishes(settings.cluster)
     return Status(
         cluster=settings.cluster,
         mode=settings.mode,
         last_verdict="",
         last_verdict_at=None,
         lock_holder=_holder_text(holder),
+        paused=wishes.why_paused,
+        throttled=throttled_text(wishes),
         running=tuple(
             _running_row(row)
             for row in rows

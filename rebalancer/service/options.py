@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from rebalancer.files.quantities import Seconds
+from rebalancer.files.quantities import Ratio, Seconds
 from rebalancer.service.report import Format
 
 Config = Annotated[
@@ -51,8 +51,17 @@ DetailedExitCode = Annotated[
 
 
 def _seconds(text: str) -> float:
+    return _read(TypeAdapter[float](Seconds), text)
+
+
+def ratio(text: str) -> float:
+    """Read a share as policies write it: `30%` or `0.3`, more than nothing and at most all."""
+    return _read(TypeAdapter[float](Annotated[Ratio, Field(gt=0, le=1)]), text)
+
+
+def _read(quantity: TypeAdapter[float], text: str) -> float:
     try:
-        return TypeAdapter[float](Seconds).validate_python(text)
+        return quantity.validate_python(text)
     except ValidationError as error:
         raise typer.BadParameter(f"{text} {error.errors()[0]['msg']}") from error
 

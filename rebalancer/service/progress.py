@@ -142,6 +142,8 @@ def event_text(event: Event) -> str:
             return f"{event.vm_name}: {outcome_text(event.outcome)}"
         case RolloutEnded():
             return f"stopped early: {event.stopped}" if event.stopped else "all migrations ended"
+        case Heartbeat(paused=paused) if paused:
+            return f"paused {paused}; {event.running} running, {event.pending} waiting"
         case StageChanged() | Progress() | Heartbeat():
             return ""
         case _:

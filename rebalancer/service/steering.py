@@ -1,0 +1,137 @@
+"""The commands that steer whoever changes the cluster: pause, resume, cancel, throttle.
+
+They write what is wanted into the journal and move nothing themselves, so they need no `--yes`
+and no lock. The process at work, an `apply` in another terminal or the daemon, heeds them within
+two seconds; what is paused or throttled stays so until it is taken back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from rebalancer.errors import ExitCode, UsageError
+from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.lease import is_dead
+from rebalancer.rollout.records import RolloutRow, RolloutStatus
+from rebalancer.rollout.wishes import Wishes
+from rebalancer.service import options
+from rebalancer.service.clock import SystemClock
+from rebalancer.service.session import Session, open_session, who_is_asking
+from rebalancer.service.wording import ratio_text
+
+Reason = Annotated[str, typer.Option("--reason", help="For those who wonder why.")]
+AtOnce = Annotated[
+    int | None,
+    typer.Option("--at-once", min=1, help="So many migrations at a time at most."),
+]
+LinkShare = Annotated[
+    float | None,
+    typer.Option(
+        "--link-share",
+        parser=options.ratio,
+        metavar="SHARE",
+        help="At most this share of each link for migrations (30%, 0.3).",
+    ),
+]
+
+
+def pause(config: options.Config = None, reason: Reason = "") -> ExitCode:
+    """Start no more migrations in this cluster until `resume`; those under way go on."""
+    session = open_session(config)
+    now, who = SystemClock().now(), who_is_asking()
+    with session.journal() as journal:
+        before = journal.wishes(session.settings.cluster)
+        if before.paused_at is not None:
+            return _say(session, f"was paused already, {before.why_paused}")
+        journal.wish(
+            session.settings.cluster,
+            lambda wishes: replace(wishes, paused_at=now, paused_by=who, reason=reason),
+        )
+        at_work = _at_work(journal, session.settings.cluster)
+    goes_on = f"; what plan {at_work.plan_id} has begun goes on" if at_work else ""
+    return _say(session, f"paused until: rebalancer resume{goes_on}")
+
+
+def resume(config: options.Config = None) -> ExitCode:
+    """Let migrations be started again."""
+    session = open_session(config)
+    with session.existing_journal() as journal:
+        before = journal.wishes(session.settings.cluster) if journal else Wishes()
+        if journal is None or before.paused_at is None:
+            return _say(session, "was not paused")
+        journal.wish(
+            session.settings.cluster,
+            lambda wishes: replace(wishes, paused_at=None, paused_by="", reason=""),
+        )
+    return _say(session, f"goes on; it was paused {before.why_paused}")
+
+
+def cancel(
+    config: options.Config = None,
+    abort: Annotated[
+        bool,
+        typer.Option("--abort", help="Call off running transfers, too, where that is possible."),
+    ] = False,
+) -> ExitCode:
+    """End the rollout at work: nothing more is started, what runs comes to its end."""
+    session = open_session(config)
+    cluster = session.settings.cluster
+    with session.existing_journal() as journal:
+        at_work = _at_work(journal, cluster) if journal is not None else None
+        if journal is None or at_work is None:
+            return _say(session, "nothing is being carried out")
+        journal.wish(
+            cluster,
+            lambda wishes: replace(wishes, stop_rollout=at_work.id, stop_by_aborting=abort),
+        )
+    how = "transfers are called off" if abort else "what was begun comes to its end"
+    return _say(session, f"plan {at_work.plan_id} is being stopped: {how}")
+
+
+def throttle(
+    config: options.Config = None,
+    at_once: AtOnce = None,
+    link_share: LinkShare = None,
+    off: Annotated[bool, typer.Option("--off", help="As the policy says again.")] = False,
+) -> ExitCode:
+    """Let migrations use less than the policy allows, those under way included."""
+    if off == (at_once is not None or link_share is not None):
+        raise UsageError("say --at-once or --link-share or both, or else --off")
+    session = open_session(config)
+    with session.journal() as journal:
+        wanted = journal.wish(
+            session.settings.cluster,
+            lambda wishes: replace(
+                wishes,
+                at_once=None if off else at_once or wishes.at_once,
+                link_share=None if off else link_share or wishes.link_share,
+            ),
+        )
+    return _say(session, throttled_text(wanted) or "migrates as its policies say")
+
+
+def throttled_text(wishes: Wishes) -> str:
+    """Say what migrations are held to beyond their policy; empty if nothing."""
+    parts = []
+    if wishes.at_once is not None:
+        parts.append(f"{wishes.at_once} at a time")
+    if wishes.link_share is not None:
+        parts.append(f"{ratio_text(wishes.link_share)} of each link")
+    return f"migrates at most {', with at most '.join(parts)}" if parts else ""
+
+
+def _at_work(journal: Journal, cluster: str) -> RolloutRow | None:
+    """The rollout that a living process carries out just now."""
+    holder = journal.holder(cluster)
+    if holder is None or is_dead(holder.owner):
+        return None
+    running = [r for r in journal.unfinished(cluster) if r.status is RolloutStatus.RUNNING]
+    return running[-1] if running else None
+
+
+def _say(session: Session, text: str) -> ExitCode:
+    session.out.print(f"{session.settings.cluster} {text}", highlight=False, markup=False)
+    return ExitCode.SUCCESS
