@@ -60,7 +60,6 @@ from rebalancer.rollout.steps import (
 from rebalancer.rollout.track import Heard, Times, Track, Turn, mandate_for
 from rebalancer.rollout.wishes import Wishes
 
-
 WISHES_SECONDS = 2.0
 """So often it is looked up what operators ask for."""
 

@@ -38,6 +38,7 @@ from rebalancer.rollout.records import (
     RecordKind,
     RolloutRow,
     RolloutStatus,
+    Setback,
 )
 from rebalancer.rollout.rows import (
     as_instant,
@@ -48,8 +49,11 @@ from rebalancer.rollout.rows import (
     new_migration_row,
     record_from,
     rollout_from,
+    setback_from,
 )
 from rebalancer.rollout.wishes import Wishes, row_of, wishes_from
+
+FAILED = (MigrationState.FAILED_SAFE, MigrationState.FAILED_DOWN)
 
 
 class Journal:
@@ -340,6 +344,20 @@ class Journal:
         with self._reading() as db:
             rows = [migration_from(row) for row in db.execute(query)]
         return tuple(move_from(row) for row in rows)
+
+    def setbacks_since(self, since: datetime, cluster: str) -> tuple[Setback, ...]:
+        """Migrations that failed since an instant, oldest first."""
+        table, rollout = tables.migrations, tables.rollouts
+        query = (
+            sa.select(table)
+            .join(rollout, rollout.c.id == table.c.rollout)
+            .where(rollout.c.cluster == cluster)
+            .where(table.c.state.in_(FAILED), table.c.changed_at >= as_text(since))
+            .order_by(table.c.changed_at)
+        )
+        with self._reading() as db:
+            rows = [migration_from(row) for row in db.execute(query)]
+        return tuple(setback_from(row) for row in rows)
 
     def completed(self, cluster: str, limit: int) -> tuple[MigrationRow, ...]:
         """The migrations that came to their end as planned, newest first."""

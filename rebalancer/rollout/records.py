@@ -104,6 +104,18 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Setback:
+    """A migration that was begun and failed, whoever's fault that was."""
+
+    vm: VmId
+    source: HostId
+    target: HostId
+    at: datetime
+    text: str
+    """Why, as far as it is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrainMark:
     """A host that its operator wants empty."""
 

@@ -18,6 +18,7 @@ from rebalancer.rollout.records import (
     RecordKind,
     RolloutRow,
     RolloutStatus,
+    Setback,
     migration_from_json,
     migration_to_json,
     outcome_from_json,
@@ -105,4 +106,16 @@ def move_from(row: MigrationRow) -> Move:
         target=migration.target,
         priority=migration.priority,
         at=row.changed_at,
+    )
+
+
+def setback_from(row: MigrationRow) -> Setback:
+    """Say of a migration that failed what was in its way."""
+    assert row.changed_at is not None
+    return Setback(
+        vm=row.migration.vm,
+        source=row.migration.source,
+        target=row.migration.target,
+        at=row.changed_at,
+        text=row.outcome.text if row.outcome is not None else "",
     )

@@ -81,6 +81,12 @@ TRANSITIONS: Mapping[MigrationState, frozenset[MigrationState]] = {
 """Which state may follow which. An UNKNOWN one is taken up by `recover`, in FINISH again."""
 
 
+_FAILED = frozenset({S.FAILED_SAFE, S.FAILED_DOWN, S.UNKNOWN})
+
+FAILURES_TO_BLAME_A_HOST = 2
+"""After so many the next would most likely fail as well, and use up what the rest may fail."""
+
+
 # The whole rollout --------------------------------------------------------------------------
 
 
@@ -206,7 +212,7 @@ def _for_waiting(tracks: Mapping[str, Track], what: Round, now: datetime) -> dic
 
 def _hopeless(track: Track, tracks: Mapping[str, Track], what: Round) -> str:
     """Why a waiting migration can never start; empty if it can."""
-    if why := what.frozen.get(track.migration.vm):
+    if why := what.frozen.get(track.migration.vm) or _failing(track.migration.target, tracks):
         return why
     for name in track.migration.depends_on:
         needed = tracks.get(name)
@@ -215,6 +221,15 @@ def _hopeless(track: Track, tracks: Mapping[str, Track], what: Round) -> str:
         if needed.is_ended and needed.state is not S.COMPLETE:
             return f"it needs {name}, which ended {needed.state}"
     return ""
+
+
+def _failing(target: HostId, tracks: Mapping[str, Track]) -> str:
+    """Why nothing more is sent to a host: others failed on their way there, and none arrived."""
+    there = [t for t in tracks.values() if t.migration.target == target]
+    failed = [t for t in there if t.state in _FAILED and not t.called_off]
+    if len(failed) < FAILURES_TO_BLAME_A_HOST or any(t.state is S.COMPLETE for t in there):
+        return ""
+    return f"{len(failed)} migrations to {target} failed and none came through: {failed[-1].text}"
 
 
 def _around(tracks: Mapping[str, Track], track: Track, what: Round) -> Surroundings:

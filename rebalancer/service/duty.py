@@ -25,6 +25,7 @@ from rebalancer.rollout.executor import RolloutResult, execute, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease
 from rebalancer.rollout.steps import StopRequest
+from rebalancer.service import setbacks
 from rebalancer.service.access import ChangeAccess, ReadAccess
 from rebalancer.service.config import RunMode, Settings, journal_url
 from rebalancer.service.configured import rollout_settings
@@ -42,6 +43,7 @@ from rebalancer.service.stability import (
     reason_not_worth_it,
     reason_to_wait,
     steadied,
+    urgent_vms,
 )
 from rebalancer.service.verdict import exceeds
 from rebalancer.service.wording import count_text
@@ -254,6 +256,7 @@ def consider(
         past=past,
         now=now,
     )
+    held = _with_rests(held, policy, journal, now)
     cycle = plan_for(session, access, held, held_policy)
     load = imbalance(snapshot, cycle.demand, policy)
     is_uneven = policy.trigger is not None and exceeds(load, policy.trigger)
@@ -261,6 +264,16 @@ def consider(
     decision = decide(cycle.plan, held, policy, waited)
     wanted = is_uneven or bool(cycle.plan.migrations)
     return Considered(cycle=cycle, decision=decision, wanted=wanted)
+
+
+def _with_rests(snapshot: Snapshot, policy: Policy, journal: Journal, now: datetime) -> Snapshot:
+    lately = now - timedelta(seconds=setbacks.LOOK_BACK_SECONDS)
+    failed = journal.setbacks_since(lately, snapshot.cluster)
+    if not failed:
+        return snapshot
+    moves = journal.moves_since(lately, snapshot.cluster)
+    urgent = urgent_vms(snapshot, policy, forecast_demand(snapshot))
+    return setbacks.with_rests(snapshot, failed, moves, now, urgent=urgent)
 
 
 def decide(plan: Plan, snapshot: Snapshot, policy: Policy, waited_cycles: int) -> Decision:

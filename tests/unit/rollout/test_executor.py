@@ -485,6 +485,22 @@ def test_a_host_that_leaves_the_configuration_stops_nothing_else(make_world: Mak
     assert world.states(result) == [S.COMPLETE, S.COMPLETE]
 
 
+def test_a_host_on_which_nothing_comes_through_is_left_alone(make_world: MakeWorld) -> None:
+    vms = [a_vm(f"vm{n}") for n in range(1, 6)]
+    refuses = Fault(kind=FaultKind.REFUSE, host=HostId("h2"), stage=Stage.REQUEST)
+    world = make_world(*vms, faults=[replace(refuses, vm=vm.id) for vm in vms])
+    to_h2 = [a_migration(f"vm{n}", "h1", "h2", id=f"m{n}", depends_on=()) for n in range(1, 5)]
+    to_h3 = a_migration("vm5", "h1", "h3", id="m5", depends_on=())
+
+    result = world.roll_out(
+        a_plan(*to_h2, to_h3),
+        settings=Settings(limits=Limits(cluster=1), budget=FailureBudget(failures=9, ratio=1.0)),
+    )
+
+    assert world.states(result) == [*[S.FAILED_SAFE] * 2, *[S.SKIPPED] * 2, S.COMPLETE]
+    assert "none came through" in result.outcomes[2].text
+
+
 def test_an_unknown_outcome_keeps_later_plans_off_the_vm(make_world: MakeWorld) -> None:
     world = make_world(
         a_vm("vm1"),
