@@ -7,6 +7,7 @@
     │   └── StaleSnapshotError    7   … because what was observed is too old to act on
     ├── SolverError               1   the solver crashed or answered nonsense
     ├── PausedError               4   an operator wants nothing to be started for now
+    ├── HookObjectionError        4   a hook of the operator does not let a drain begin
     ├── PlanRefusedError          5   the plan is stale, foreign, or was applied already
     ├── LockHeldError             6   another rebalancer is at work on this cluster
     └── RolloutError              1   the cluster could not be changed as planned
@@ -133,6 +134,12 @@ class PlanRefusedError(RebalancerError):
 
 class PausedError(RebalancerError):
     """An operator wants nothing to be started in this cluster for the time being."""
+
+    exit_code = ExitCode.BLOCKED
+
+
+class HookObjectionError(RebalancerError):
+    """A command of the operator, asked beforehand, does not want this to begin."""
 
     exit_code = ExitCode.BLOCKED
 

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Prepares .venv for `make`, which calls this once and again when pyproject.toml changes.
 #
-#   setup.sh demo   an interpreter, and rebalancer with what it needs to run: from PyPI only
-#   setup.sh test   … and what its tests and checks need
-#   setup.sh lab    … and, for root with apt, real hypervisors for the tests that migrate guests
+#   setup.sh demo      an interpreter, and rebalancer with what it needs to run: from PyPI only
+#   setup.sh test      … and what its tests and checks need
+#   setup.sh peer DIR  an environment of its own for the program that placements are compared with
+#   setup.sh lab       … and, for root with apt, real hypervisors for the tests that migrate guests
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -130,9 +131,32 @@ setup_lab() {
     fi
 }
 
+# Its wheels are for Python 3.12 and 3.13 only.
+has_wheels_of_peer() {
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))' >/dev/null 2>&1
+}
+
+setup_peer() {
+    python=$(candidates | while IFS= read -r candidate; do
+        if has_wheels_of_peer "$candidate" && is_new_enough "$candidate" && can_make_venv "$candidate"; then
+            printf '%s\n' "$candidate"
+            break
+        fi
+    done)
+    if [ -z "$python" ]; then
+        say "Meta's Rebalancer needs Python 3.12 or 3.13 with its venv module, and none was found."
+        exit 1
+    fi
+    say "Making $1 with $("$python" --version), for Meta's Rebalancer from PyPI."
+    "$python" -m venv --clear "$1"
+    "$1/bin/python" -m pip install -qq rebalancer >&2
+    touch "$1/.stamp"
+}
+
 case ${1:-} in
     demo) setup_demo ;;
     test) setup_test ;;
     lab) setup_lab ;;
-    *) say "usage: setup.sh demo|test|lab"; exit 64 ;;
+    peer) setup_peer "${2:?where to}" ;;
+    *) say "usage: setup.sh demo|test|lab|peer DIR"; exit 64 ;;
 esac

@@ -49,9 +49,6 @@ _INSTANTS = st.datetimes(
     max_value=datetime(2200, 1, 1),  # noqa: DTZ001
     timezones=st.just(UTC),
 )
-_NUMA_NODES = st.builds(
-    NumaNode, cpu_cores=st.sampled_from([1.0, 8.0, 64.0]), memory_bytes=st.integers(0, 64 * GIB)
-)
 _HUGEPAGES = st.tuples(
     st.sampled_from([2**21, 2**30]), st.integers(0, 4096), st.integers(0, 4096)
 ).map(
@@ -59,6 +56,16 @@ _HUGEPAGES = st.tuples(
         page_bytes=drawn[0], total_pages=max(drawn[1:]), free_pages=min(drawn[1:])
     )
 )
+_NUMBERS = st.integers(0, 70)
+_NUMA_NODES = st.builds(
+    NumaNode,
+    cpu_cores=st.sampled_from([1.0, 8.0, 64.0]),
+    memory_bytes=st.integers(0, 64 * GIB),
+    number=st.none() | _NUMBERS,
+    hugepages=st.lists(_HUGEPAGES, max_size=1).map(tuple),
+    host_nodes=st.lists(_NUMBERS, max_size=2).map(tuple),
+)
+_DEVICES = st.dictionaries(_NAMES, st.integers(0, 3), max_size=2)
 
 _HOST_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
     {
@@ -84,6 +91,9 @@ _HOST_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
         "max_watts": st.floats(100.0, 1000.0),
         "numa_nodes": st.lists(_NUMA_NODES, max_size=2).map(tuple),
         "hugepages": st.lists(_HUGEPAGES, max_size=2).map(tuple),
+        "devices": _DEVICES,
+        "tsc_hertz": st.floats(1e9, 5e9),
+        "tsc_scales": st.booleans(),
     },
 )
 
@@ -109,6 +119,9 @@ _VM_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
         "machine_type": _NAMES,
         "numa_nodes": st.lists(_NUMA_NODES, max_size=2).map(tuple),
         "hugepage_bytes": st.sampled_from([2**21, 2**30]),
+        "devices": _DEVICES,
+        "tsc_hertz": st.floats(1e9, 5e9),
+        "pinned_cpus": st.frozensets(_NUMBERS, max_size=2),
         "movable": st.booleans(),
         "blockers": _NAME_TUPLES,
         "autostart": st.booleans(),
@@ -118,11 +131,15 @@ _VM_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
     },
 )
 
+_BY_HOUR = st.just(()) | st.tuples(*[st.sampled_from([0.0, 0.1, 0.25, 400.0])] * 24)
+
 _SITE_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
         "energy_price_per_kwh": st.floats(0.0, 10.0),
+        "energy_price_per_kwh_by_hour": _BY_HOUR,
         "carbon_g_per_kwh": st.floats(0.0, 2000.0),
+        "carbon_g_per_kwh_by_hour": _BY_HOUR,
         # Whole microseconds, as anybody would measure them
         "latency_seconds": st.dictionaries(
             _NAMES, st.integers(0, 10**7).map(lambda us: us / 1_000_000), max_size=2
@@ -200,7 +217,13 @@ def snapshots(draw: st.DrawFn, *, max_hosts: int = 4, max_vms: int = 8) -> Snaps
         vms=tuple(all_vms),
         sites=tuple(Site(name=name, **draw(_SITE_FACTS)) for name in site_names),
         links=tuple(
-            Link(name=f"wan{i}", bytes_per_second=draw(st.floats(1.0, 1e11)), between=pair)
+            Link(
+                name=f"wan{i}",
+                bytes_per_second=draw(st.floats(1.0, 1e11)),
+                between=pair,
+                price_per_gib=draw(st.sampled_from([0.0, 0.02])),
+                carbon_g_per_gib=draw(st.sampled_from([0.0, 5.0])),
+            )
             for i, pair in enumerate(pairs)
         ),
         usage=draw(usage_histories(all_vms, all_hosts)) if draw(st.booleans()) else None,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rebalancer.cluster.inventory import Host, Vm
+from rebalancer.cluster.inventory import Host, NumaNode, Vm
 
 HOST_CPU = "host-passthrough"
+
+TSC_TOLERANCE = 250e-6
+"""Frequencies closer than this are the same to KVM and libvirt (250 parts per million)."""
 
 
 def misfits(vm: Vm, source: Host, target: Host) -> tuple[str, ...]:
@@ -27,6 +30,7 @@ def _misfits(vm: Vm, source: Host, host: Host) -> Iterator[str]:
     if vm.arch and host.arch and vm.arch != host.arch:
         yield f"its architecture is {vm.arch}, the host's is {host.arch}"
     yield from _cpu_misfits(vm, source, host)
+    yield from _clock_misfits(vm, host)
     types = host.machine_types
     if vm.machine_type and types is not None and vm.machine_type not in types:
         yield f"the host's QEMU does not offer machine type {vm.machine_type}"
@@ -57,6 +61,18 @@ def _cpu_misfits(vm: Vm, source: Host, host: Host) -> Iterator[str]:
         yield f"the host's CPU lacks {', '.join(missing)}"
 
 
+def _clock_misfits(vm: Vm, host: Host) -> Iterator[str]:
+    """A guest whose time stamp counter has a fixed frequency wants it on the target, too."""
+    wanted = vm.tsc_hertz
+    if wanted is None or host.tsc_hertz is None or host.tsc_scales:
+        return
+    if abs(host.tsc_hertz - wanted) > wanted * TSC_TOLERANCE:
+        yield (
+            f"its time stamp counter runs at {wanted:,.0f} Hz, the host's at "
+            f"{host.tsc_hertz:,.0f} Hz and cannot be scaled"
+        )
+
+
 def _memory_misfits(vm: Vm, host: Host) -> Iterator[str]:
     if vm.hugepage_bytes is not None:
         pool = next((p for p in host.hugepages if p.page_bytes == vm.hugepage_bytes), None)
@@ -64,7 +80,28 @@ def _memory_misfits(vm: Vm, host: Host) -> Iterator[str]:
             yield f"the host has no huge pages of {vm.hugepage_bytes} bytes"
         elif pool.total_pages * pool.page_bytes < vm.memory_bytes:
             yield f"the host's huge pages of {vm.hugepage_bytes} bytes are too few for it"
+    for name, count in sorted(vm.devices.items()):
+        if count > (there := host.devices.get(name, 0)):
+            yield f"it takes {count} devices {name}, the host has {there}"
+    cpus = sum(node.cpu_cores for node in host.numa_nodes or ())
+    if vm.pinned_cpus and host.numa_nodes is not None and max(vm.pinned_cpus) >= cpus:
+        yield f"it is pinned to CPU {max(vm.pinned_cpus)}, the host has {cpus:g} CPUs from 0 on"
     if vm.numa_nodes and host.numa_nodes is not None:
-        largest = max((node.memory_bytes for node in host.numa_nodes), default=0)
-        if any(node.memory_bytes > largest for node in vm.numa_nodes):
-            yield "one of its NUMA nodes is larger than any of the host's"
+        yield from _numa_misfits(vm.numa_nodes, host.numa_nodes)
+
+
+def _numa_misfits(cells: tuple[NumaNode, ...], nodes: tuple[NumaNode, ...]) -> Iterator[str]:
+    """Nodes that cells are bound to must be there; the other cells need a node each."""
+    there = {n if node.number is None else node.number for n, node in enumerate(nodes)}
+    bound = {number for cell in cells for number in cell.host_nodes}
+    if missing := sorted(bound - there):
+        yield f"it is bound to NUMA node {', '.join(map(str, missing))}, which the host has not"
+    free = sorted((cell.memory_bytes for cell in cells if not cell.host_nodes), reverse=True)
+    largest = sorted((node.memory_bytes for node in nodes), reverse=True)
+    if len(free) > len(largest):
+        yield f"it has {len(free)} NUMA nodes of its own, the host {len(largest)}"
+    elif any(need > have for need, have in zip(free, largest, strict=False)):
+        yield "one of its NUMA nodes is larger than any of the host's that is left for it"
+    cores = max((node.cpu_cores for node in nodes), default=0)
+    if any(len(cell.host_nodes) <= 1 and cell.cpu_cores > cores for cell in cells):
+        yield "one of its NUMA nodes has more vCPUs than any of the host's has CPUs"

@@ -27,6 +27,7 @@ Assignment = Mapping[VmId, HostId]
 """Which host each VM is on. A VM whose host is unknown is missing from it."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class HostState(StrEnum):
@@ -79,7 +80,11 @@ class Site:
 
     name: str
     energy_price_per_kwh: float | None = None
+    """The same all day. `None`: unknown, unless it is known by the hour."""
+    energy_price_per_kwh_by_hour: tuple[float, ...] = ()
+    """One for each hour of the day, UTC, from midnight on: 24, or none. Goes before the former."""
     carbon_g_per_kwh: float | None = None
+    carbon_g_per_kwh_by_hour: tuple[float, ...] = ()
     latency_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Round-trip time to other sites, and to groups of users, by name."""
 
@@ -91,10 +96,22 @@ class Link:
     name: str
     bytes_per_second: float
     between: tuple[str, str]
+    price_per_gib: float = 0.0
+    """What sending a GiB costs, in the currency of the energy prices."""
+    carbon_g_per_gib: float = 0.0
 
     def joins(self, one_site: str, other_site: str) -> bool:
         """Whether traffic between the two sites takes this link."""
         return set(self.between) == {one_site, other_site} and one_site != other_site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HugepagePool:
+    """Huge pages of one size on a host, or on one NUMA node of it."""
+
+    page_bytes: int
+    total_pages: int
+    free_pages: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +120,12 @@ class NumaNode:
 
     cpu_cores: float
     memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HugepagePool:
-    """Huge pages of one size on a host."""
-
-    page_bytes: int
-    total_pages: int
-    free_pages: int
+    number: int | None = None
+    """Of a host's: how it is called there. `None`: its place in the list, from 0."""
+    hugepages: tuple[HugepagePool, ...] = ()
+    """Of a host's: the part of the host's huge pages that is on this node."""
+    host_nodes: tuple[int, ...] = ()
+    """Of a VM's: the nodes of its host that it is bound to. Empty: any one will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +163,13 @@ class Host:
     max_watts: float | None = None
     numa_nodes: tuple[NumaNode, ...] | None = None
     hugepages: tuple[HugepagePool, ...] = ()
+    devices: Mapping[str, int] = _NONE
+    """How many devices of each pool there are for VMs: virtual functions of a network card, say,
+    or virtual GPUs of one type. Those in use count."""
+    tsc_hertz: float | None = None
+    """Frequency of its time stamp counter."""
+    tsc_scales: bool = False
+    """Whether it can give a guest another frequency than its own."""
 
     @property
     def guest_memory_bytes(self) -> int:
@@ -192,6 +213,12 @@ class Vm:
     numa_nodes: tuple[NumaNode, ...] = ()
     hugepage_bytes: int | None = None
     """Size of the huge pages it is backed by, if any."""
+    devices: Mapping[str, int] = _NONE
+    """How many devices of each pool it takes wherever it runs."""
+    tsc_hertz: float | None = None
+    """Frequency that its time stamp counter has to have, if that is fixed."""
+    pinned_cpus: frozenset[int] = frozenset()
+    """Numbers of the host's CPUs that its vCPUs are pinned to."""
     movable: bool = True
     """False where its owner forbids moving it."""
     blockers: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from rebalancer.cluster.explanation import Explanation
 from rebalancer.cluster.inventory import Assignment, HostId, HostState, Mode, VmId
 from rebalancer.cluster.rules import Violation
 
@@ -25,6 +26,18 @@ class SolveStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaterTier:
+    """What a tier after the one that decided came to."""
+
+    tier: int
+    goals: tuple[str, ...]
+    before: float
+    after: float
+    bound: float
+    """No placement that is as good in the tiers before can have less in this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """How good the cluster was and will be by the policy's goals; smaller is better.
 
@@ -40,6 +53,8 @@ class Objective:
     terms_before: Mapping[str, float] = field(default_factory=dict)
     """Share of each goal in `before`, by goal name, weights included."""
     terms_after: Mapping[str, float] = field(default_factory=dict)
+    later: tuple[LaterTier, ...] = ()
+    """The tiers after the one that decided, in their order. `status` is about all of them."""
 
     @property
     def gap_ratio(self) -> float:
@@ -63,6 +78,19 @@ class Unmoved:
     """What people call it; empty where nobody filled it in."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AboveBand:
+    """A host that stays above the band that it was to be brought down to, with every reason."""
+
+    host: HostId
+    name: str
+    resource: str
+    """`CPU` or `memory`."""
+    ratio: float
+    band_ratio: float
+    reasons: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Placement:
     """Where every VM should be, and how good that is."""
@@ -72,6 +100,8 @@ class Placement:
     reasons: Mapping[VmId, str] = field(default_factory=dict)
     """Why each moved VM moves, in numbers."""
     unmoved: tuple[Unmoved, ...] = ()
+    above_band: tuple[AboveBand, ...] = ()
+    explanation: Explanation = field(default_factory=Explanation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +202,15 @@ class PowerStep:
     action: PowerAction
     reason: str
     depends_on: tuple[str, ...] = ()
+    """Migrations that must have completed before."""
+    vms: int = 0
+    """VMs that the plan moves off it."""
+    moved_bytes: float = 0.0
+    """What their migrations are predicted to send."""
+    saved_watts: float = 0.0
+    """What the host draws when it is on and idle; below 0 for one that is woken."""
+    payback_seconds: float | None = None
+    """When what it saves makes up for the moves and a power cycle; `None` if it saves nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +268,7 @@ class Plan:
     hosts: tuple[HostOutlook, ...]
     migrations: tuple[Migration, ...]
     unmoved: tuple[Unmoved, ...] = ()
+    above_band: tuple[AboveBand, ...] = ()
     power: tuple[PowerStep, ...] = ()
     makespan_seconds: float = 0.0
     makespan_lower_bound_seconds: float = 0.0
@@ -242,6 +282,8 @@ class Plan:
     """When it is over if every migration takes as long as its band reaches; with a deadline."""
     breaks_deadline: tuple[VmId, ...] = ()
     """VMs that may not be where they should by then. A plan with any is not to be carried out."""
+    explanation: Explanation = field(default_factory=Explanation)
+    """What its moves are worth, what was not done and why, how many hosts there are to spare."""
 
     @property
     def final_assignment(self) -> Mapping[VmId, HostId]:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.rules import Rule
-from rebalancer.cluster.selection import HostSelector
+from rebalancer.cluster.selection import HostSelector, VmSelector
 
 
 class GeographyCriterion(StrEnum):
@@ -20,6 +20,26 @@ class GeographyCriterion(StrEnum):
     LATENCY = "latency"
     ENERGY_PRICE = "energy_price"
     CARBON = "carbon"
+    WAN_COST = "wan_cost"
+    """What it costs to send it there over the links between sites."""
+
+
+class BalancedResource(StrEnum):
+    """What load is measured in."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+
+
+class MovementMeasure(StrEnum):
+    """What makes one move dearer than another."""
+
+    LINK_SECONDS = "link_seconds"
+    """How long it keeps the slowest link on its way busy, dirtied pages included."""
+    MEMORY = "memory"
+    """The memory of the VM, wherever it goes."""
+    COUNT = "count"
+    """Nothing: every VM that is disturbed counts the same, as one of mean memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +50,20 @@ class BalanceGoal:
     weight: float = 1.0
     cpu_weight: float = 1.0
     memory_weight: float = 0.3
+    guard: frozenset[BalancedResource] = frozenset()
+    """What may not become less even than it is, however little it weighs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelieveGoal:
+    """Bring the hosts above a band down to it; a host within the band is left alone."""
+
+    tier: int = 1
+    weight: float = 1.0
+    cpu_ratio: float | None = 0.75
+    """Upper end of the band: load relative to the host's cores. `None`: CPU does not matter."""
+    memory_ratio: float | None = None
+    """The same for memory promised to VMs, relative to what guests may use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +74,16 @@ class PowerGoal:
     weight: float = 1.0
     min_awake: int = 2
     """Never plan for fewer hosts with power than this."""
+    spare_ratio: float = 0.0
+    """Share of what the hosts that stay on could take, headroom off, that is left free over all
+    of them, so that not every rise in load has to wait until a host has booted."""
+    payback_seconds: float | None = None
+    """A host is emptied only if it saves more energy in this time than its moves, and a power
+    cycle, cost. `None`: that is not asked."""
+    boot_seconds: float = 300.0
+    """How long a host that goes to sleep and comes back is busy with nothing else."""
+    wear_joules: float = 360e3
+    """What a power cycle takes off a host's life, as energy; the default is 0.1 kWh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +95,11 @@ class GeographyGoal:
     criterion: GeographyCriterion = GeographyCriterion.LATENCY
     users: str | None = None
     """With `LATENCY`: the site or group of users to be near to."""
+    vms: VmSelector | None = None
+    """The VMs that it is about. `None`: all of them."""
+    payback_seconds: float = 21600.0
+    """With `ENERGY_PRICE` and `CARBON`: in this time a move over a link that costs something has
+    to pay for itself, so it is the time over which energy is reckoned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +108,10 @@ class MovementGoal:
 
     tier: int = 1
     weight: float = 0.1
+    measure: MovementMeasure = MovementMeasure.LINK_SECONDS
+    dear: VmSelector | None = None
+    """VMs that cost `dear_times` as much to move, as their pause matters more."""
+    dear_times: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +120,11 @@ class DrainGoal:
 
     tier: int = 0
     weight: float = 1.0
+    evacuate: HostSelector | None = None
+    """Hosts that are to be emptied as if they were draining: those of a site, say."""
 
 
-type Goal = BalanceGoal | PowerGoal | GeographyGoal | MovementGoal | DrainGoal
+type Goal = BalanceGoal | RelieveGoal | PowerGoal | GeographyGoal | MovementGoal | DrainGoal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +168,18 @@ class Limits:
 
     migrations: int | None = 10
     """Moves in one plan; a drain and the repair of rules are not held to it."""
+    migrations_ratio: float | None = None
+    """The same as a share of the VMs that the policy looks after; the smaller of the two counts."""
+    moved_bytes: int | None = None
+    """Memory of the VMs that one plan moves; drains and repairs are not held to it."""
+    moves_out_of_host: int | None = None
+    """Moves off any one host in one plan."""
+    moves_into_host: int | None = None
+    """Moves onto any one host in one plan."""
+    moves_between_sites: int | None = None
+    """Moves in one plan that lead to another site."""
+    bytes_between_sites: int | None = None
+    """Memory of the VMs that one plan moves to another site."""
     per_host_out: int = 2
     per_host_in: int = 2
     cluster: int = 5
@@ -122,6 +189,16 @@ class Limits:
     """A VM that was moved stays for this long, unless a drain or a broken rule needs it."""
     reverse_ban_seconds: float = 21600.0
     """A VM moved for balance is not moved back to where it came from for this long."""
+
+    def most_migrations(self, vm_count: int) -> int | None:
+        """Moves that one plan may make where the policy looks after so many VMs.
+
+        A share allows one move at least, or small clusters would be cut off.
+        """
+        if self.migrations_ratio is None:
+            return self.migrations
+        share = max(1, int(self.migrations_ratio * vm_count))
+        return share if self.migrations is None else min(share, self.migrations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The five rules on where VMs may be: spread, together, fence, ban, pin.
+"""The rules on where VMs may be: spread, presence, together, fence, ban, pin.
 
 Each rule judges an assignment by itself, in plain Python: `violations` never heard of a
 solver, so that it can check what a solver found. A hard rule must hold; a soft one costs its
@@ -71,6 +71,42 @@ class Spread:
                         hosts=_hosts_of(members, assignment),
                         severity=excess,
                     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """These VMs in at least `at_least` different domains: replicas in two sites, say.
+
+    Only judged where a plan leads to: VMs that change places meet on the way.
+    """
+
+    is_final: ClassVar[bool] = True
+    name: str
+    vms: VmSelector
+    over: Domain = Domain.HOST
+    at_least: int = 2
+    by_label: str | None = None
+    """The VMs of each value of this label are a group of their own; those without it are free."""
+    hard: bool = True
+    weight: float = 1.0
+
+    def violations(self, snapshot: Snapshot, assignment: Assignment) -> Iterator[Violation]:
+        """One if domains are missing; its severity is their number.
+
+        A group of fewer VMs than domains that are wanted has to have each in another one.
+        """
+        for group in _groups(self, snapshot, assignment):
+            places = _by_domain(snapshot, assignment, group, self.over)
+            if (missing := min(self.at_least, len(group)) - len(places)) > 0:
+                where = ", ".join(sorted(places))
+                yield Violation(
+                    rule=self.name,
+                    text=f"{_names(group)} are in {self.over} {where} only, "
+                    f"at least {self.at_least} are wanted",
+                    vms=tuple(vm.id for vm in group),
+                    hosts=_hosts_of(group, assignment),
+                    severity=missing,
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,24 +199,22 @@ class Pin:
                 )
 
 
-type Rule = Spread | Together | Fence | Ban | Pin
+type GroupRule = Spread | Presence | Together
+"""Rules about how VMs are placed relative to each other."""
+
+type Rule = GroupRule | Fence | Ban | Pin
 
 
 def _members(snapshot: Snapshot, assignment: Assignment, which: VmSelector) -> list[Vm]:
     return [vm for vm in members_of(which, snapshot) if vm.id in assignment]
 
 
-def groups_of(rule: Spread | Together, vms: Iterable[Vm]) -> list[list[Vm]]:
+def groups_in(rule: GroupRule, snapshot: Snapshot) -> list[list[Vm]]:
     """The VMs that are to be apart or together: one group, or one for each value of a label."""
-    return _grouped(rule, [vm for vm in vms if rule.vms.matches(vm)])
-
-
-def groups_in(rule: Spread | Together, snapshot: Snapshot) -> list[list[Vm]]:
-    """The same of all VMs of a snapshot, which knows who they are once it was asked."""
     return _grouped(rule, members_of(rule.vms, snapshot))
 
 
-def _grouped(rule: Spread | Together, members: Sequence[Vm]) -> list[list[Vm]]:
+def _grouped(rule: GroupRule, members: Sequence[Vm]) -> list[list[Vm]]:
     if rule.by_label is None:
         return [list(members)]
     groups: dict[str, list[Vm]] = {}
@@ -190,7 +224,7 @@ def _grouped(rule: Spread | Together, members: Sequence[Vm]) -> list[list[Vm]]:
     return list(groups.values())
 
 
-def _groups(rule: Spread | Together, snapshot: Snapshot, assignment: Assignment) -> list[list[Vm]]:
+def _groups(rule: GroupRule, snapshot: Snapshot, assignment: Assignment) -> list[list[Vm]]:
     return _grouped(rule, _members(snapshot, assignment, rule.vms))
 
 

@@ -7,12 +7,14 @@ about to do. A violation that is there at the start may stay, it must not grow: 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 from rebalancer.cluster.compatibility import misfits
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import Assignment, Host, HostId, HostState, Snapshot, Vm
-from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.inventory import Assignment, Host, HostId, HostState, Snapshot, Vm, VmId
+from rebalancer.cluster.policy import Policy, PowerGoal
+from rebalancer.cluster.pools import Pool, need_of, pools_of, shortages
+from rebalancer.cluster.restart import stranded
 from rebalancer.cluster.rules import Violation
 
 # Sums of measured cores are compared with this much slack, so that the order in which floats
@@ -70,6 +72,54 @@ def worsened(before: Iterable[Violation], after: Iterable[Violation]) -> tuple[V
     )
 
 
+def overspent(
+    snapshot: Snapshot, policy: Policy, assignment: Assignment, exempt: Set[VmId]
+) -> tuple[Violation, ...]:
+    """Find the caps on one plan that moving to `assignment` passes, the exempt VMs not counted."""
+    limits, spent = policy.limits, _spent(snapshot, assignment, exempt)
+    looked_after = sum(policy.applies.matches(snapshot.host_by_id[vm.host]) for vm in snapshot.vms)
+    caps: list[tuple[str, float, float | None]] = [
+        ("migrations", spent["moves", ""], limits.most_migrations(looked_after)),
+        ("bytes moved", spent["bytes", ""], limits.moved_bytes),
+        ("moves between sites", spent["moves", "sites"], limits.moves_between_sites),
+        ("bytes moved between sites", spent["bytes", "sites"], limits.bytes_between_sites),
+    ]
+    for host in snapshot.hosts:
+        caps.append((f"moves off {host.name}", spent["off", host.id], limits.moves_out_of_host))
+        caps.append((f"moves onto {host.name}", spent["onto", host.id], limits.moves_into_host))
+    return tuple(
+        Violation(
+            rule=f"limit of {what}",
+            text=f"{used:,.6g} {what}, the policy allows {most:,.6g}",
+            severity=used - most,
+        )
+        for what, used, most in caps
+        if most is not None and used > most
+    )
+
+
+def _spent(
+    snapshot: Snapshot, assignment: Assignment, exempt: Set[VmId]
+) -> dict[tuple[str, str], float]:
+    """What moves come to, by what is counted and where."""
+    spent: dict[tuple[str, str], float] = defaultdict(float)
+    for vm in snapshot.vms:
+        target = snapshot.host_by_id[assignment.get(vm.id, vm.host)]
+        if target.id == vm.host or vm.id in exempt:
+            continue
+        size = float(vm.memory_bytes) if vm.is_active else 0.0
+        crosses = snapshot.domain_of(snapshot.host_by_id[vm.host], "site") != snapshot.domain_of(
+            target, "site"
+        )
+        for kind, amount in (("moves", 1.0), ("bytes", size)):
+            spent[kind, ""] += amount
+            if crosses:
+                spent[kind, "sites"] += amount
+        spent["off", vm.host] += 1
+        spent["onto", target.id] += 1
+    return spent
+
+
 def _violations(
     snapshot: Snapshot, policy: Policy, demand: Demand, assignment: Assignment
 ) -> Iterator[Violation]:
@@ -80,9 +130,13 @@ def _violations(
     for vm in snapshot.vms:
         if vm.is_active and vm.id in assignment:
             members[assignment[vm.id]].append(vm)
+    pools = pools_of(snapshot)
     for host in snapshot.hosts:
         yield from _overfull(host, members[host.id], policy, demand)
-    yield from _failures_not_survived(snapshot, policy, members)
+        if pools:
+            yield from _short_of(host, members[host.id], pools, snapshot, policy)
+    in_sum = tuple(_failures_not_survived(snapshot, policy, members))
+    yield from in_sum or _stranded(snapshot, policy, members)
 
 
 def _moved_wrongly(
@@ -148,13 +202,28 @@ def _overfull(host: Host, members: list[Vm], policy: Policy, demand: Demand) -> 
             )
 
 
+def _short_of(
+    host: Host, members: list[Vm], pools: tuple[Pool, ...], snapshot: Snapshot, policy: Policy
+) -> Iterator[Violation]:
+    """Huge pages, devices and the like taken beyond what there is; severity is what is missing."""
+    for short in shortages(host, members, pools, snapshot, policy):
+        yield Violation(
+            rule=f"{short.pool.text} of {host.id}",
+            text=f"{host.name} would need {short.used:,.6g} of its {short.pool.text} "
+            f"and has {short.capacity:,.6g}",
+            vms=tuple(vm.id for vm in members if need_of(vm, short.pool)),
+            hosts=(host.id,),
+            severity=(short.used - short.capacity) / max(short.capacity, 1.0),
+        )
+
+
 def _failures_not_survived(
     snapshot: Snapshot, policy: Policy, members: dict[HostId, list[Vm]]
 ) -> Iterator[Violation]:
     """Memory for the VMs of any `host_failures` hosts must be free on the others.
 
     Summed over hosts: Σ_v mem[v] ≤ Σ_h cap[h] - the largest `host_failures` capacities, over
-    hosts that are up. (That the VMs of the failed hosts also fit one by one is not asked.)
+    hosts that are up.
     """
     failures = policy.headroom.host_failures
     if failures == 0:
@@ -173,4 +242,45 @@ def _failures_not_survived(
             text=f"after losing {failures} host(s) {used - left:,.0f} bytes of memory "
             "would be missing to restart their VMs",
             severity=(used - left) / max(left, 1.0),
+        )
+
+
+def _stranded(
+    snapshot: Snapshot, policy: Policy, members: dict[HostId, list[Vm]]
+) -> Iterator[Violation]:
+    """Each VM of failed hosts must find a host with room for it, whichever hosts fail.
+
+    Only asked where there is room in sum, which moves between hosts that are up never change.
+    Where the policy empties hosts to save power, an empty one is taken for one that sleeps.
+    While a host drains nothing is asked: whoever drains it wants it empty more than anything.
+    """
+    failures = policy.headroom.host_failures
+    drains = any(
+        host.state is HostState.DRAINING
+        and policy.applies.matches(host)
+        and snapshot.vms_by_host[host.id]
+        for host in snapshot.hosts
+    )
+    if failures == 0 or drains:
+        return
+    may_sleep = any(isinstance(goal, PowerGoal) for goal in policy.goals)
+    up = {host.id: host for host in snapshot.hosts if host.may_receive}
+    guests: dict[str, dict[str, float]] = {
+        host: {vm.id: float(vm.memory_bytes) for vm in members[host]} for host in up
+    }
+    free: dict[str, float] = {
+        host.id: memory_capacity_bytes(host, policy) - sum(guests[host.id].values())
+        for host in up.values()
+        if guests[host.id] or not may_sleep
+    }
+    for each in stranded(free, guests, failures):
+        names = ", ".join(snapshot.vm_by_id[VmId(vm)].name for vm in each.vms[:3])
+        more = f" and {len(each.vms) - 3} more" if len(each.vms) > 3 else ""
+        failed = " and ".join(up[HostId(host)].name for host in each.failed)
+        yield Violation(
+            rule="host failures one by one",
+            text=f"if {failed} failed, no host would have room enough to restart {names}{more}",
+            vms=tuple(VmId(vm) for vm in each.vms),
+            hosts=tuple(HostId(host) for host in each.failed),
+            severity=each.missing_bytes / 2**30,
         )

@@ -192,6 +192,10 @@ def _host(report: HostReport | NoReport, guests_use_cores: float) -> Host:
         # Cells say nothing about a host that was declared to have another size than it tells.
         numa_nodes=None if configured.memory_bytes or configured.cpu_cores else facts.numa_nodes,
         hugepages=facts.hugepages,
+        devices={name: len(members) for name, members in facts.device_pools.items()}
+        | dict(configured.devices),
+        tsc_hertz=facts.tsc_hertz,
+        tsc_scales=facts.tsc_scales,
     )
 
 
@@ -209,6 +213,7 @@ def _configured(host: LibvirtHost) -> Host:
         state_reason="set by the operator" if host.state else "",
         labels=dict(host.labels),
         networks=host.networks,
+        devices=dict(host.devices),
         idle_watts=host.idle_watts,
         max_watts=host.max_watts,
     )

@@ -14,12 +14,15 @@ from types import MappingProxyType
 from xml.etree import ElementTree as ET
 
 from rebalancer.cluster.inventory import Mode
+from rebalancer.collect.xml_text import whole_number
 
 NAMESPACE = "https://rebalancer.dev/xmlns/domain/1.0"
 
 _YES = {"yes", "true", "1"}
 _NO = {"no", "false", "0"}
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_NO_DEVICES: Mapping[str, int] = MappingProxyType({})
+_MOST_DEVICES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,10 @@ class Hints:
     movable: bool = True
     allowed_modes: frozenset[Mode] | None = None
     max_downtime_seconds: float | None = None
+    devices: Mapping[str, int] = field(default_factory=lambda: _NO_DEVICES)
+    """How many devices it takes of pools that its definition does not show."""
+    devices_migrate: bool = False
+    """Whether its passed-through devices can be migrated with it."""
     faults: tuple[str, ...] = ()
     """What could not be understood, in words."""
 
@@ -104,6 +111,22 @@ def _max_downtime(hints: Hints, element: ET.Element) -> Hints:
     return replace(hints, max_downtime_seconds=seconds)
 
 
+def _device(hints: Hints, element: ET.Element) -> Hints:
+    pool, count = element.get("pool"), whole_number(element.get("count", "1"))
+    if not pool or not pool.isprintable() or count is None or not 1 <= count <= _MOST_DEVICES:
+        raise ValueError('needs a pool and a number: <device pool="vgpu-a16" count="1"/>')
+    if pool in hints.devices:
+        raise ValueError(f"of pool {pool!r} is there twice")
+    return replace(hints, devices={**hints.devices, pool: count})
+
+
+def _devices_migrate(hints: Hints, element: ET.Element) -> Hints:
+    word = _word(element)
+    if word not in _YES | _NO:
+        raise ValueError(f"is {word!r}, expected yes or no")
+    return replace(hints, devices_migrate=word in _YES)
+
+
 def _word(element: ET.Element) -> str:
     return (element.text or "").strip().lower()
 
@@ -114,5 +137,7 @@ _READERS: Mapping[str, Callable[[Hints, ET.Element], Hints]] = MappingProxyType(
         "movable": _movable,
         "modes": _modes,
         "max-downtime": _max_downtime,
+        "device": _device,
+        "devices-migrate": _devices_migrate,
     }
 )

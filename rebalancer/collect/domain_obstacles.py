@@ -10,22 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
+from rebalancer.collect.device_pools import pci_address
 from rebalancer.collect.xml_text import attribute, text_of
 
 
-def obstacles(domain: ET.Element) -> Iterator[str]:
-    """Yield everything in the definition that rules out moving the VM alive."""
-    yield from _host_devices(domain)
-    yield from _host_interfaces(domain)
+def obstacles(domain: ET.Element, *, devices_migrate: bool = False) -> Iterator[str]:
+    """Yield everything in the definition that rules out moving the VM alive.
+
+    `devices_migrate`: its owner knows that the drivers of its PCI and mediated devices can do it
+    (VFIO migration, which libvirt allows from 8.6 on where QEMU does); nobody else can tell.
+    """
+    yield from _host_devices(domain, devices_migrate=devices_migrate)
+    yield from _host_interfaces(domain, devices_migrate=devices_migrate)
     yield from _disks(domain)
     yield from _shared_with_host(domain)
     yield from _host_backed(domain)
     yield from _processor(domain)
 
 
-def _host_devices(domain: ET.Element) -> Iterator[str]:
+def _host_devices(domain: ET.Element, *, devices_migrate: bool) -> Iterator[str]:
     for device in domain.iterfind("devices/hostdev"):
         if _is_replaced_while_moving(device):
+            continue
+        if devices_migrate and device.get("type") in {"pci", "mdev"}:
             continue
         kind = device.get("type") or device.get("mode") or "unknown"
         name = _host_device_name(device, kind)
@@ -57,11 +64,7 @@ def _address(address: ET.Element) -> str:
     if uuid := address.get("uuid"):
         return uuid
     if address.get("slot"):
-        domain, bus, slot, function = (
-            (address.get(part) or "0").removeprefix("0x")
-            for part in ("domain", "bus", "slot", "function")
-        )
-        return f"{domain:0>4}:{bus:0>2}:{slot:0>2}.{function}"
+        return pci_address(address)
     return ":".join(address.attrib.values())
 
 
@@ -70,10 +73,10 @@ def _is_replaced_while_moving(device: ET.Element) -> bool:
     return attribute(device, "teaming", "type") == "transient"
 
 
-def _host_interfaces(domain: ET.Element) -> Iterator[str]:
+def _host_interfaces(domain: ET.Element, *, devices_migrate: bool) -> Iterator[str]:
     for interface in domain.iterfind("devices/interface"):
         kind, mac = interface.get("type"), attribute(interface, "mac", "address") or "?"
-        if kind == "hostdev" and not _is_replaced_while_moving(interface):
+        if kind == "hostdev" and not (devices_migrate or _is_replaced_while_moving(interface)):
             address = interface.find("source/address")
             where = f" {_address(address)}" if address is not None else ""
             yield f"its network interface {mac} is the host's PCI device{where}"

@@ -8,7 +8,9 @@ from xml.etree import ElementTree as ET
 
 from rebalancer.cluster.compatibility import HOST_CPU
 from rebalancer.cluster.inventory import NumaNode
+from rebalancer.collect.device_pools import devices_used
 from rebalancer.collect.domain_metadata import Hints, read_hints
+from rebalancer.collect.domain_numa import numa_nodes, pinned_cpus
 from rebalancer.collect.domain_obstacles import obstacles
 from rebalancer.collect.storage_identity import network_identity
 from rebalancer.collect.xml_text import attribute, byte_count, parse, text_of, whole_number
@@ -75,6 +77,11 @@ class DomainFacts:
     networks: frozenset[str]
     numa_nodes: tuple[NumaNode, ...]
     """Cells of the guest that each need a cell of the host."""
+    pinned_cpus: frozenset[int]
+    tsc_hertz: float | None
+    """Frequency that the guest's time stamp counter was fixed at."""
+    devices_used: tuple[str, ...]
+    """What may be a device out of a pool of its host."""
     uses_hugepages: bool
     hugepage_bytes: int | None
     """`None` with `uses_hugepages`: the host's default size."""
@@ -87,22 +94,27 @@ def read_domain(xml: str) -> DomainFacts:
     domain = parse(xml)
     page_bytes = _page_sizes(domain)
     is_emulated = domain.get("type") == "qemu"
+    memory_bytes, vcpus = byte_count(domain.find("memory")) or 0, _vcpus(domain)
+    hints = read_hints(domain)
     return DomainFacts(
         uuid=text_of(domain, "uuid") or "",
         name=text_of(domain, "name") or "",
-        memory_bytes=byte_count(domain.find("memory")) or 0,
-        vcpus=_vcpus(domain),
+        memory_bytes=memory_bytes,
+        vcpus=vcpus,
         is_emulated=is_emulated,
         arch=attribute(domain, "os/type", "arch"),
         machine_type=attribute(domain, "os/type", "machine"),
         cpu=CpuWish() if is_emulated else _cpu(domain.find("cpu")),
         disks=tuple(_disks(domain)),
         networks=frozenset(_networks(domain)),
-        numa_nodes=tuple(_numa_nodes(domain)) if _is_bound_to_cells(domain) else (),
+        numa_nodes=numa_nodes(domain, vcpus, memory_bytes),
+        pinned_cpus=pinned_cpus(domain),
+        tsc_hertz=None if is_emulated else _tsc_hertz(domain),
+        devices_used=devices_used(domain),
         uses_hugepages=bool(page_bytes),
         hugepage_bytes=max((size for size in page_bytes if size), default=None),
-        hints=read_hints(domain),
-        obstacles=tuple(obstacles(domain)),
+        hints=hints,
+        obstacles=tuple(obstacles(domain, devices_migrate=hints.devices_migrate)),
     )
 
 
@@ -170,31 +182,9 @@ def _networks(domain: ET.Element) -> Iterator[str]:
             yield name
 
 
-def _is_bound_to_cells(domain: ET.Element) -> bool:
-    """A guest may see NUMA cells that are none of the host's: then they may go anywhere."""
-    memory_mode = attribute(domain, "numatune/memory", "mode")
-    return domain.find("numatune/memnode") is not None or memory_mode == "strict"
-
-
-def _numa_nodes(domain: ET.Element) -> Iterator[NumaNode]:
-    for cell in domain.iterfind("cpu/numa/cell"):
-        yield NumaNode(
-            cpu_cores=float(_size_of_set(cell.get("cpus", ""))),
-            memory_bytes=byte_count(cell, "memory") or 0,
-        )
-
-
-def _size_of_set(text: str) -> int:
-    """Return how many numbers a set such as `0-3,8,^2` names."""
-    members: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().removeprefix("^").partition("-")
-        start, end = whole_number(first), whole_number(last or first)
-        if start is None or end is None or end - start > 100_000:
-            continue
-        numbers = set(range(start, end + 1))
-        members = members - numbers if part.strip().startswith("^") else members | numbers
-    return len(members)
+def _tsc_hertz(domain: ET.Element) -> float | None:
+    timer = domain.find("clock/timer[@name='tsc'][@frequency]")
+    return None if timer is None else float(whole_number(timer.get("frequency")) or 0) or None
 
 
 def _page_sizes(domain: ET.Element) -> list[int | None]:

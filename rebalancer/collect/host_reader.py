@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from rebalancer.cluster.inventory import HugepagePool
+from rebalancer.cluster.inventory import HugepagePool, NumaNode
+from rebalancer.collect.device_pools import read_device_pool
 from rebalancer.collect.domain_reader import read_domains, with_sample
 from rebalancer.collect.host_xml import (
     Capabilities,
@@ -127,10 +128,13 @@ def _host_facts(connection: HypervisorConnection) -> HostFacts:
         cpu_models=_cpu_models(connection, capabilities),
         cpu_features=_cpu_features(connection, capabilities),
         machine_types=capabilities.machine_types or None,
-        numa_nodes=capabilities.numa_nodes or None,
+        numa_nodes=_numa_nodes(connection, capabilities) or None,
         hugepages=_hugepages(connection, capabilities),
         pools=None if pools is None else tuple(_readable(read_pool, pools)),
         networks=_networks(connection),
+        device_pools=_device_pools(connection),
+        tsc_hertz=capabilities.tsc_hertz,
+        tsc_scales=capabilities.tsc_scales,
     )
 
 
@@ -177,6 +181,31 @@ def _hugepages(
         )
         for size, total in capabilities.hugepages
     )
+
+
+def _numa_nodes(
+    connection: HypervisorConnection, capabilities: Capabilities
+) -> tuple[NumaNode, ...]:
+    """The nodes with how many of their huge pages are free, where any are set aside."""
+    sizes = [size for size, _ in capabilities.hugepages]
+    free = (_if_told(lambda: connection.free_pages_by_node(sizes)) or {}) if sizes else {}
+    return tuple(
+        replace(
+            node,
+            hugepages=tuple(
+                replace(pages, free_pages=min(pages.total_pages, counts.get(pages.page_bytes, 0)))
+                if (counts := free.get(place if node.number is None else node.number))
+                else pages
+                for pages in node.hugepages
+            ),
+        )
+        for place, node in enumerate(capabilities.numa_nodes)
+    )
+
+
+def _device_pools(connection: HypervisorConnection) -> Mapping[str, frozenset[str]]:
+    found = _readable(read_device_pool, _if_told(connection.network_xmls) or ())
+    return dict(pool for pool in found if pool is not None)
 
 
 def _networks(connection: HypervisorConnection) -> frozenset[str] | None:

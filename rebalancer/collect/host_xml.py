@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from rebalancer.cluster.inventory import NumaNode
+from rebalancer.cluster.inventory import HugepagePool, NumaNode
 from rebalancer.collect.xml_text import attribute, byte_count, parse, text_of, whole_number
 
 _SMALL_PAGE_BYTES = 64 * 1024
+_TSC = "host/cpu/counter[@name='tsc']"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Capabilities:
     numa_nodes: tuple[NumaNode, ...]
     hugepages: tuple[tuple[int, int], ...]
     """Size in bytes and number of the pages that are set aside, smallest first."""
+    tsc_hertz: float | None = None
+    tsc_scales: bool = False
 
 
 def read_capabilities(xml: str) -> Capabilities:
@@ -41,6 +44,8 @@ def read_capabilities(xml: str) -> Capabilities:
         machine_types=tuple(sorted(set(_machine_types(root, arch)))),
         numa_nodes=tuple(_numa_nodes(root)),
         hugepages=tuple(sorted(_hugepages(root).items())),
+        tsc_hertz=float(whole_number(attribute(root, _TSC, "frequency")) or 0) or None,
+        tsc_scales=attribute(root, _TSC, "scaling") == "yes",
     )
 
 
@@ -57,21 +62,35 @@ def _cells(root: ET.Element) -> Iterator[ET.Element]:
 
 
 def _numa_nodes(root: ET.Element) -> Iterator[NumaNode]:
-    for cell in _cells(root):
+    for place, cell in enumerate(_cells(root)):
+        number = whole_number(cell.get("id"))
         yield NumaNode(
             cpu_cores=float(whole_number(attribute(cell, "cpus", "num")) or 0),
             memory_bytes=byte_count(cell.find("memory")) or 0,
+            number=None if number == place else number,
+            hugepages=tuple(
+                HugepagePool(page_bytes=size, total_pages=count, free_pages=count)
+                for size, count in sorted(_hugepages_of(cell).items())
+            ),
         )
 
 
 def _hugepages(root: ET.Element) -> dict[int, int]:
     counts: dict[int, int] = {}
     for cell in _cells(root):
-        for pages in cell.iterfind("pages"):
-            size, count = byte_count(pages, "size") or 0, whole_number(pages.text) or 0
-            if size > _SMALL_PAGE_BYTES and count:
-                counts[size] = counts.get(size, 0) + count
+        for size, count in _hugepages_of(cell).items():
+            counts[size] = counts.get(size, 0) + count
     return counts
+
+
+def _hugepages_of(cell: ET.Element) -> dict[int, int]:
+    """Size and number of a cell's pages; libvirt tells how many are free elsewhere."""
+    return {
+        size: count
+        for pages in cell.iterfind("pages")
+        if (size := byte_count(pages, "size") or 0) > _SMALL_PAGE_BYTES
+        and (count := whole_number(pages.text) or 0)
+    }
 
 
 def network_names(xml: str) -> frozenset[str]:

@@ -128,6 +128,10 @@ class HypervisorConnection(Protocol):
         """How many pages of these sizes are free."""
         ...
 
+    def free_pages_by_node(self, page_bytes: Sequence[int]) -> Mapping[int, Mapping[int, int]]:
+        """The same for each NUMA node by its number."""
+        ...
+
     def pool_xmls(self) -> Sequence[str]:
         """Active storage pools."""
         ...

@@ -157,6 +157,12 @@ def connect_for_probe(uri: str) -> DirtyRateConnection:
         return _LibvirtConnection(_opened(_libvirt().open, uri))
 
 
+def connect_for_check(uri: str) -> _LibvirtConnection:
+    """Connect to a host, read-only, to ask what `host_check` wants to know."""
+    with _translated():
+        return _LibvirtConnection(_opened(_libvirt().openReadOnly, uri))
+
+
 def _wait(seconds: float) -> None:
     threading.Event().wait(seconds)
 
@@ -218,6 +224,14 @@ class _LibvirtConnection:
         with _translated():
             return str(self._connection.getHostname())
 
+    def versions(self) -> tuple[int, int | None]:
+        with _translated():
+            libvirt = int(self._connection.getLibVersion())
+        try:
+            return libvirt, int(self._connection.getVersion())
+        except self._api.libvirtError:
+            return libvirt, None
+
     def cpu_count(self) -> int:
         with _translated():
             return int(self._connection.getInfo()[2])
@@ -253,12 +267,16 @@ class _LibvirtConnection:
             return str(self._connection.baselineCPU([cpu_xml], flags))
 
     def free_pages(self, page_bytes: Sequence[int]) -> Mapping[int, int]:
+        nodes = self.free_pages_by_node(page_bytes).values()
+        return {size: sum(counts.get(size, 0) for counts in nodes) for size in page_bytes}
+
+    def free_pages_by_node(self, page_bytes: Sequence[int]) -> Mapping[int, Mapping[int, int]]:
         sizes_kib = [size // 1024 for size in page_bytes]
         with _translated():
             cells = self._connection.getFreePages(sizes_kib, 0, _MOST_CELLS)
         return {
-            size: sum(counts.get(size // 1024, 0) for counts in cells.values())
-            for size in page_bytes
+            int(cell): {size * 1024: int(count) for size, count in counts.items()}
+            for cell, counts in cells.items()
         }
 
     def pool_xmls(self) -> Sequence[str]:

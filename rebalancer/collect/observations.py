@@ -35,6 +35,8 @@ class LibvirtHost:
     of configured memory, which whoever configured it meant for guests."""
     nic_bytes_per_second: float | None = None
     """What the migration network carries. libvirt does not tell it; `None`: 10 Gbit/s."""
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """How many devices it has of pools that libvirt does not tell, such as virtual GPUs."""
     idle_watts: float | None = None
     max_watts: float | None = None
     storage: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
@@ -66,6 +68,10 @@ class HostFacts:
     hugepages: tuple[HugepagePool, ...] = ()
     pools: tuple[Pool, ...] | None = None
     networks: frozenset[str] | None = None
+    device_pools: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Networks that hand out devices: what each of them has."""
+    tsc_hertz: float | None = None
+    tsc_scales: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

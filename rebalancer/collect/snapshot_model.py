@@ -30,7 +30,7 @@ from rebalancer.cluster.inventory import (
     VmId,
     VmState,
 )
-from rebalancer.files import FileModel
+from rebalancer.files import ByHour, FileModel
 
 
 def _in_utc(instant: datetime) -> datetime:
@@ -48,6 +48,8 @@ Amount = Annotated[float, Field(ge=0, le=1e18)]
 Positive = Annotated[float, Field(gt=0, le=1e18)]
 CoreCount = Annotated[float, Field(ge=0, le=1e6)]
 ByteCount = Annotated[int, Field(ge=0, le=2**60)]
+NodeNumber = Annotated[int, Field(ge=0, le=100_000)]
+DeviceCount = Annotated[int, Field(ge=0, le=100_000)]
 
 
 class SiteEntry(FileModel):
@@ -55,7 +57,9 @@ class SiteEntry(FileModel):
 
     name: Name
     energy_price_per_kwh: Amount | None = None
+    energy_price_per_kwh_by_hour: ByHour = ()
     carbon_g_per_kwh: Amount | None = None
+    carbon_g_per_kwh_by_hour: ByHour = ()
     latency_ms: dict[Name, Amount] = Field(default_factory=dict)
 
     def site(self) -> Site:
@@ -63,7 +67,9 @@ class SiteEntry(FileModel):
         return Site(
             name=self.name,
             energy_price_per_kwh=self.energy_price_per_kwh,
+            energy_price_per_kwh_by_hour=self.energy_price_per_kwh_by_hour,
             carbon_g_per_kwh=self.carbon_g_per_kwh,
+            carbon_g_per_kwh_by_hour=self.carbon_g_per_kwh_by_hour,
             latency_seconds={to: _shifted(ms, -3) for to, ms in self.latency_ms.items()},
         )
 
@@ -74,21 +80,18 @@ class LinkEntry(FileModel):
     name: Name
     bytes_per_second: Positive
     between: tuple[Name, Name]
+    price_per_gib: Amount = 0.0
+    carbon_g_per_gib: Amount = 0.0
 
     def link(self) -> Link:
         """Return the noun."""
-        return Link(name=self.name, bytes_per_second=self.bytes_per_second, between=self.between)
-
-
-class NumaNodeEntry(FileModel):
-    """One of `numa_nodes`."""
-
-    cpu_cores: CoreCount
-    memory_bytes: ByteCount
-
-    def numa_node(self) -> NumaNode:
-        """Return the noun."""
-        return NumaNode(cpu_cores=self.cpu_cores, memory_bytes=self.memory_bytes)
+        return Link(
+            name=self.name,
+            bytes_per_second=self.bytes_per_second,
+            between=self.between,
+            price_per_gib=self.price_per_gib,
+            carbon_g_per_gib=self.carbon_g_per_gib,
+        )
 
 
 class HugepagePoolEntry(FileModel):
@@ -104,6 +107,26 @@ class HugepagePoolEntry(FileModel):
             page_bytes=self.page_bytes,
             total_pages=self.total_pages,
             free_pages=self.free_pages,
+        )
+
+
+class NumaNodeEntry(FileModel):
+    """One of `numa_nodes`."""
+
+    cpu_cores: CoreCount
+    memory_bytes: ByteCount
+    number: NodeNumber | None = None
+    hugepages: tuple[HugepagePoolEntry, ...] = ()
+    host_nodes: tuple[NodeNumber, ...] = ()
+
+    def numa_node(self) -> NumaNode:
+        """Return the noun."""
+        return NumaNode(
+            cpu_cores=self.cpu_cores,
+            memory_bytes=self.memory_bytes,
+            number=self.number,
+            hugepages=tuple(pool.pool() for pool in self.hugepages),
+            host_nodes=self.host_nodes,
         )
 
 
@@ -133,6 +156,9 @@ class HostEntry(FileModel):
     max_watts: Amount | None = None
     numa_nodes: tuple[NumaNodeEntry, ...] | None = None
     hugepages: tuple[HugepagePoolEntry, ...] = ()
+    devices: dict[Name, DeviceCount] = Field(default_factory=dict)
+    tsc_hertz: Positive | None = None
+    tsc_scales: bool = False
 
     def host(self) -> Host:
         """Return the noun."""
@@ -161,6 +187,9 @@ class HostEntry(FileModel):
             max_watts=self.max_watts,
             numa_nodes=None if nodes is None else tuple(node.numa_node() for node in nodes),
             hugepages=tuple(pool.pool() for pool in self.hugepages),
+            devices=self.devices,
+            tsc_hertz=self.tsc_hertz,
+            tsc_scales=self.tsc_scales,
         )
 
 
@@ -187,6 +216,9 @@ class VmEntry(FileModel):
     machine_type: Name | None = None
     numa_nodes: tuple[NumaNodeEntry, ...] = ()
     hugepage_bytes: Annotated[ByteCount, Field(gt=0)] | None = None
+    devices: dict[Name, DeviceCount] = Field(default_factory=dict)
+    tsc_hertz: Positive | None = None
+    pinned_cpus: frozenset[NodeNumber] = frozenset()
     movable: bool = True
     blockers: tuple[Text, ...] = ()
     autostart: bool = False
@@ -217,6 +249,9 @@ class VmEntry(FileModel):
             machine_type=self.machine_type,
             numa_nodes=tuple(node.numa_node() for node in self.numa_nodes),
             hugepage_bytes=self.hugepage_bytes,
+            devices=self.devices,
+            tsc_hertz=self.tsc_hertz,
+            pinned_cpus=self.pinned_cpus,
             movable=self.movable,
             blockers=self.blockers,
             autostart=self.autostart,

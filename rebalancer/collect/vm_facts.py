@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from rebalancer.cluster.compatibility import HOST_CPU
 from rebalancer.cluster.inventory import HostId, Vm, VmId, VmState
+from rebalancer.collect.device_pools import taken_from
 from rebalancer.collect.domain_xml import Disk, DiskImage, DomainFacts
 from rebalancer.collect.hypervisor import JobOperation, PausedReason, RunningReason
 from rebalancer.collect.observations import DomainReport, HostFacts, HostReport
@@ -86,6 +87,9 @@ def vm_from(at: HostReport, domain: DomainReport, reachable: Set[str] | None) ->
         machine_type=None if is_foreign else _among(facts.machine_type, at.facts.machine_types),
         numa_nodes=facts.numa_nodes,
         hugepage_bytes=_hugepage_bytes(facts, at.facts),
+        devices=taken_from(at.facts.device_pools, facts.devices_used, facts.hints.devices),
+        tsc_hertz=facts.tsc_hertz,
+        pinned_cpus=facts.pinned_cpus,
         blockers=(*_blockers(domain, facts), *disks.obstacles),
     )
 

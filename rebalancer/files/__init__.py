@@ -12,7 +12,14 @@ elsewhere, such as the environment.
 
 from rebalancer.files.document import Document
 from rebalancer.files.explain import explain
-from rebalancer.files.quantities import Bytes, BytesPerSecond, Cores, Ratio, Seconds
+from rebalancer.files.quantities import (
+    ByHour,
+    Bytes,
+    BytesPerSecond,
+    Cores,
+    Ratio,
+    Seconds,
+)
 from rebalancer.files.reading import (
     FileModel,
     open_json,
@@ -25,6 +32,7 @@ from rebalancer.files.reading import (
 from rebalancer.files.tree import Finding, Tree, dotted, shown
 
 __all__ = [
+    "ByHour",
     "Bytes",
     "BytesPerSecond",
     "Cores",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 _DECIMAL_PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
@@ -135,6 +135,28 @@ _CORE_COUNT = _Quantity(
     units={},
     most=1e6,
 )
+
+_HOURS_OF_A_DAY = 24
+
+
+def _one_for_each_hour(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) not in (0, _HOURS_OF_A_DAY):
+        raise PydanticCustomError(
+            "quantity",
+            "{problem}; expected {example}",
+            {
+                "problem": f"has {len(values)} values",
+                "noun": "a value for each hour",
+                "example": "24 values, one for each hour of the day in UTC, from midnight on",
+            },
+        )
+    return values
+
+
+ByHour = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1e18)], ...], AfterValidator(_one_for_each_hour)
+]
+"""A value for each hour of the day, UTC: 24 of them, or none."""
 
 Bytes = Annotated[int, BeforeValidator(_SIZE.read_whole)]
 """A size: `1073741824`, `1GiB`, `1.5GB`. A bare `1G` is refused, because it means two things."""

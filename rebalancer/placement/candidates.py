@@ -116,6 +116,9 @@ class _Judge:
             vm.local_disk_bytes > 0,
             (vm.hugepage_bytes, vm.memory_bytes) if vm.hugepage_bytes is not None else None,
             (vm.numa_nodes, vm.vcpus) if vm.numa_nodes else None,
+            tuple(sorted(vm.devices.items())),
+            vm.tsc_hertz,
+            max(vm.pinned_cpus, default=None),
         )
 
     def rows(self, unit: Sequence[Vm]) -> tuple[Bools, Floats, Floats]:
@@ -173,6 +176,8 @@ def _kinds_of_hosts(hosts: Sequence[Host]) -> tuple[Ints, list[Host]]:
             host.hugepages,
             host.numa_nodes,
             host.cpu_cores,
+            tuple(sorted(host.devices.items())),
+            (host.tsc_hertz, host.tsc_scales),
             # A VM made free of memory must not meet a host whose reserve exceeds its memory.
             host.guest_memory_bytes < 0,
         )

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rebalancer.placement.allowance import caps_of
 from rebalancer.placement.arrays import Bools, Floats, Ints
-from rebalancer.placement.groups import Group, SpreadGroup, TogetherGroup
+from rebalancer.placement.groups import Group, PresenceGroup, SpreadGroup, TogetherGroup
 from rebalancer.placement.model import Model, Row
 from rebalancer.placement.problem import SLACK, PlacementProblem, Resource
 
@@ -88,6 +89,28 @@ def _within(setting: Setting, resource: Resource) -> Iterator[Row]:
         )
 
 
+def pools_kept(setting: Setting) -> Iterator[Row]:
+    """Counted things, such as huge pages: f[h] + Σ_u need[u]·x[u, h] ≤ limit[h]  for all h."""
+    table = setting.problem.pools
+    fixed = table.load(setting.x)
+    limits = table.limits(setting.x)
+    for unit in setting.choices:
+        fixed[:, setting.x[unit]] -= table.needs[:, unit]
+    for number, pool in enumerate(table.pools):
+        for host in setting.hosts:
+            units = {u: c for u, c in setting.on(host).items() if table.needs[number, u] > 0}
+            limit = float(limits[number, host])
+            if not units or limit == np.inf:
+                continue
+            scale = max(1.0, limit)
+            yield Row(
+                name=f"{pool.text} of {host}",
+                columns=list(units.values()),
+                coefficients=[float(table.needs[number, unit] / scale) for unit in units],
+                high=float((limit - fixed[number, host] + SLACK) / scale),
+            )
+
+
 def survives_host_failures(setting: Setting) -> Iterator[Row]:
     """What hosts that are up hold fits without the largest of them: Σ_h load[h] ≤ survivable."""
     problem = setting.problem
@@ -129,6 +152,39 @@ def moves_capped(setting: Setting, moves: int | None, exempt: Bools | None) -> I
     yield Row(
         name="migrations", columns=leaving, coefficients=[1.0] * len(leaving), high=float(high)
     )
+
+
+def allowance_kept(setting: Setting) -> Iterator[Row]:
+    """What a plan may move: Σ_{u, h counted} weight[u]·x[u, h] ≤ cap  for all caps.
+
+    Only what is away from its start counts, by size and by place. What is beyond a cap already
+    may stay there.
+    """
+    problem = setting.problem
+    if problem.allowance is None:
+        return
+    homes = sorted({int(problem.start[unit]) for unit in setting.choices})
+    for cap in caps_of(problem.allowance, homes, setting.hosts):
+        if cap.most == np.inf:
+            continue
+        now = cap.weight * cap.counts(problem.start, setting.x)
+        fixed = float(now.sum()) - sum(float(now[unit]) for unit in setting.choices)
+        entries = [
+            (column, float(cap.weight[unit]))
+            for unit, hosts in setting.choices.items()
+            for host, column in hosts.items()
+            if cap.weight[unit] > 0 and cap.counts(problem.start[unit], np.array(host))
+        ]
+        if not entries:
+            continue
+        most = max(cap.most, float(now.sum()))
+        scale = max(1.0, most)
+        yield Row(
+            name=cap.name,
+            columns=[column for column, _ in entries],
+            coefficients=[weight / scale for _, weight in entries],
+            high=(most - fixed) / scale + 1e-9,
+        )
 
 
 def kept_apart(setting: Setting, group: SpreadGroup, model: Model, weight: float) -> Iterator[Row]:
@@ -194,6 +250,39 @@ def kept_together(
             coefficients=[1.0] * len(inside),
             low=size - group.excess(setting.x),
         )
+
+
+def kept_present(
+    setting: Setting, group: PresenceGroup, model: Model, weight: float
+) -> Iterator[Row]:
+    """VMs of a group in enough domains: Σ_d p[d] + e ≥ at_least.
+
+    p[d] ≤ f[d] + Σ_{u, h in d} x[u, h]; `p` is 1 where any of them is, `e` the domains that are
+    missing. They cost the weight; where the rule is hard there are no more of them than now.
+    """
+    fixed, entries = _by_domain(setting, group)
+    surely = int(np.count_nonzero(fixed))
+    missing = float(max(0, group.at_least - surely))
+    most = min(missing, group.excess(setting.x)) if group.hard else missing
+    short = model.column(weight, high=most)
+    present = []
+    for domain, columns in entries.items():
+        if fixed[domain]:
+            continue
+        column = model.column(high=1.0)
+        present.append(column)
+        yield Row(
+            name=f"{group.rule} present in {domain}",
+            columns=[column, *(each for each, _ in columns)],
+            coefficients=[1.0, *(-1.0 for _ in columns)],
+            high=0.0,
+        )
+    yield Row(
+        name=f"{group.rule} in enough domains",
+        columns=[*present, short],
+        coefficients=[1.0] * (len(present) + 1),
+        low=missing,
+    )
 
 
 def _by_domain(setting: Setting, group: Group) -> tuple[Ints, dict[int, list[tuple[int, float]]]]:

@@ -1,22 +1,25 @@
-"""The rules spread and together in arrays: which units belong together, and what is a place."""
+"""The rules about several VMs in arrays: which units they bind, and what counts as a place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from rebalancer.cluster.inventory import Host, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import Policy
-from rebalancer.cluster.rules import Domain, Spread, Together, groups_of
-from rebalancer.placement.arrays import Ints
+from rebalancer.cluster.rules import Domain, Presence, Spread, Together, groups_in
+from rebalancer.placement.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SpreadGroup:
     """Units of which each domain may hold `at_most` VMs."""
 
+    objection: ClassVar[str] = "forbids it beside the VMs there"
+    """What the rule has against a move, for people."""
     rule: str
     hard: bool
     weight: float
@@ -33,13 +36,25 @@ class SpreadGroup:
 
     def excess(self, x: Ints) -> float:
         """VMs too many, summed over domains."""
-        return float(np.maximum(self.counts(x) - self.at_most, 0).sum())
+        return self.excess_of(self.counts(x))
+
+    def excess_of(self, counts: Ints) -> float:
+        """The same for given numbers of VMs per domain."""
+        return float(np.maximum(counts - self.at_most, 0).sum())
+
+    def excess_after(self, counts: Ints, arriving: int) -> Floats:
+        """The same after so many VMs more in each domain in turn, `(D,)`."""
+        extra = np.maximum(counts + arriving - self.at_most, 0)
+        extra -= np.maximum(counts - self.at_most, 0)
+        return np.asarray(self.excess_of(counts) + extra, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TogetherGroup:
     """Units that belong in one domain."""
 
+    objection: ClassVar[str] = "forbids it apart from the others"
+    """What the rule has against a move, for people."""
     rule: str
     hard: bool
     weight: float
@@ -53,11 +68,61 @@ class TogetherGroup:
 
     def excess(self, x: Ints) -> float:
         """VMs outside the domain that holds most of them."""
-        counts = self.counts(x)
+        return self.excess_of(self.counts(x))
+
+    def excess_of(self, counts: Ints) -> float:
+        """The same for given numbers of VMs per domain."""
         return float(counts.sum() - counts.max())
 
+    def excess_after(self, counts: Ints, arriving: int) -> Floats:
+        """The same after so many VMs more in each domain in turn, `(D,)`."""
+        most = np.maximum(counts + arriving, counts.max())
+        return np.asarray(counts.sum() + arriving - most, float)
 
-type Group = SpreadGroup | TogetherGroup
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PresenceGroup:
+    """Units that have to be in at least so many domains."""
+
+    objection: ClassVar[str] = "needs it where it is"
+    """What the rule has against a move, for people."""
+    rule: str
+    hard: bool
+    weight: float
+    members: Mapping[int, int]
+    domain: Ints
+    domain_count: int
+    at_least: int
+    """No more than the group has VMs."""
+
+    def counts(self, x: Ints) -> Ints:
+        """VMs of the group in each domain."""
+        return _counts(self.members, self.domain, self.domain_count, x)
+
+    def excess(self, x: Ints) -> float:
+        """Domains that are missing."""
+        return self.excess_of(self.counts(x))
+
+    def excess_of(self, counts: Ints) -> float:
+        """The same for given numbers of VMs per domain."""
+        return float(max(0, self.at_least - int(np.count_nonzero(counts))))
+
+    def excess_after(self, counts: Ints, arriving: int) -> Floats:
+        """The same after so many VMs more in each domain in turn, `(D,)`."""
+        present = np.count_nonzero(counts) + (counts == 0)
+        return np.asarray(np.maximum(0.0, self.at_least - present), float)
+
+
+type Group = SpreadGroup | TogetherGroup | PresenceGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Groups:
+    """All groups of a policy, by kind."""
+
+    spreads: tuple[SpreadGroup, ...] = ()
+    togethers: tuple[TogetherGroup, ...] = ()
+    presences: tuple[PresenceGroup, ...] = ()
 
 
 def find_groups(
@@ -65,43 +130,62 @@ def find_groups(
     snapshot: Snapshot,
     units: Sequence[Sequence[Vm]],
     hosts: Sequence[Host],
-) -> tuple[tuple[SpreadGroup, ...], tuple[TogetherGroup, ...]]:
+) -> Groups:
     """Find the groups that can be broken or mended by moving units; the others are left out."""
     unit_of = {vm.id: index for index, unit in enumerate(units) for vm in unit}
-    spreads: list[SpreadGroup] = []
-    togethers: list[TogetherGroup] = []
+    found: list[Group] = []
     for rule in policy.rules:
-        if not isinstance(rule, Spread | Together):
+        if not isinstance(rule, Spread | Together | Presence):
             continue
-        domain, domain_count = _domains(snapshot, hosts, rule.over)
-        for vms in groups_of(rule, snapshot.vms):
+        places = _domains(snapshot, hosts, rule.over)
+        for vms in groups_in(rule, snapshot):
             members: dict[int, int] = {}
             for vm in vms:
                 members[unit_of[vm.id]] = members.get(unit_of[vm.id], 0) + 1
-            if isinstance(rule, Spread) and len(vms) > rule.at_most:
-                spreads.append(
-                    SpreadGroup(
-                        rule=rule.name,
-                        hard=rule.hard,
-                        weight=rule.weight,
-                        members=members,
-                        domain=domain,
-                        domain_count=domain_count,
-                        at_most=rule.at_most,
-                    )
-                )
-            elif isinstance(rule, Together) and len(members) > 1:
-                togethers.append(
-                    TogetherGroup(
-                        rule=rule.name,
-                        hard=rule.hard,
-                        weight=rule.weight,
-                        members=members,
-                        domain=domain,
-                        domain_count=domain_count,
-                    )
-                )
-    return tuple(spreads), tuple(togethers)
+            found.extend(_group(rule, members, places))
+    return Groups(
+        spreads=tuple(group for group in found if isinstance(group, SpreadGroup)),
+        togethers=tuple(group for group in found if isinstance(group, TogetherGroup)),
+        presences=tuple(group for group in found if isinstance(group, PresenceGroup)),
+    )
+
+
+def _group(
+    rule: Spread | Together | Presence, members: Mapping[int, int], places: tuple[Ints, int]
+) -> Iterator[Group]:
+    """The group, unless it is so small that nothing can break the rule."""
+    domain, domain_count = places
+    vms = sum(members.values())
+    match rule:
+        case Spread() if vms > rule.at_most:
+            yield SpreadGroup(
+                rule=rule.name,
+                hard=rule.hard,
+                weight=rule.weight,
+                members=members,
+                domain=domain,
+                domain_count=domain_count,
+                at_most=rule.at_most,
+            )
+        case Together() if len(members) > 1:
+            yield TogetherGroup(
+                rule=rule.name,
+                hard=rule.hard,
+                weight=rule.weight,
+                members=members,
+                domain=domain,
+                domain_count=domain_count,
+            )
+        case Presence() if min(rule.at_least, vms) > 1:
+            yield PresenceGroup(
+                rule=rule.name,
+                hard=rule.hard,
+                weight=rule.weight,
+                members=members,
+                domain=domain,
+                domain_count=domain_count,
+                at_least=min(rule.at_least, vms),
+            )
 
 
 def indivisible(snapshot: Snapshot, rules: Iterable[Together]) -> Mapping[VmId, VmId]:
@@ -118,7 +202,7 @@ def indivisible(snapshot: Snapshot, rules: Iterable[Together]) -> Mapping[VmId, 
         return vm
 
     for rule in rules:
-        for group in groups_of(rule, snapshot.vms):
+        for group in groups_in(rule, snapshot):
             if rule.over is Domain.HOST and len({vm.host for vm in group}) == 1:
                 for vm in group[1:]:
                     first, second = sorted((find(group[0].id), find(vm.id)))

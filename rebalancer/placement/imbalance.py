@@ -20,6 +20,8 @@ class Imbalance:
     spread_memory_ratio: float
     hottest_ratio: float
     """Highest load of any host, CPU or memory; 0 without hosts."""
+    hottest_cpu_ratio: float
+    hottest_memory_ratio: float
     hot_hosts: tuple[HostId, ...]
     """Hosts above the policy's `hot_ratio` in CPU or memory, hottest first."""
 
@@ -33,7 +35,12 @@ def imbalance(snapshot: Snapshot, demand: Demand, policy: Policy) -> Imbalance:
     ]
     if not hosts:
         return Imbalance(
-            spread_cpu_ratio=0.0, spread_memory_ratio=0.0, hottest_ratio=0.0, hot_hosts=()
+            spread_cpu_ratio=0.0,
+            spread_memory_ratio=0.0,
+            hottest_ratio=0.0,
+            hottest_cpu_ratio=0.0,
+            hottest_memory_ratio=0.0,
+            hot_hosts=(),
         )
     guests = [[vm for vm in snapshot.vms_by_host[host.id] if vm.is_active] for host in hosts]
     cores = np.array(
@@ -53,5 +60,7 @@ def imbalance(snapshot: Snapshot, demand: Demand, policy: Policy) -> Imbalance:
         spread_cpu_ratio=float(abs(cpu_ratio - cores.sum() / cpu_size.sum()).max()),
         spread_memory_ratio=float(abs(memory_ratio - memory.sum() / memory_size.sum()).max()),
         hottest_ratio=float(fullest.max()),
+        hottest_cpu_ratio=float(cpu_ratio.max()),
+        hottest_memory_ratio=float(memory_ratio.max()),
         hot_hosts=tuple(hosts[index].id for index in hot),
     )

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from rebalancer.placement.arrays import Bools, Floats, Ints
-from rebalancer.placement.curves import Curve, Switch
+from rebalancer.placement.curves import Curve, Guard, Switch
 from rebalancer.placement.groups import Group, SpreadGroup
-from rebalancer.placement.objectives import Linear, Tier
+from rebalancer.placement.objectives import Tier
+from rebalancer.placement.prices import Linear
 from rebalancer.placement.problem import LIMITED, SLACK, PlacementProblem, Resource
+from rebalancer.placement.standing import GuardStanding, Standing
+from rebalancer.placement.tally import Tally
 
 IMPOSSIBLE = np.inf
 
@@ -41,6 +44,11 @@ class Scale:
         """Curves with their factors."""
         return [(factor, curve) for factor, tier in self.tiers for curve in tier.curves]
 
+    @property
+    def guards(self) -> list[tuple[float, Guard]]:
+        """Guards with their factors."""
+        return [(factor, guard) for factor, tier in self.tiers for guard in tier.guards]
+
     def weight_of(self, group: Group) -> float:
         """Cost of one VM too many in a group; 0 where no tier counts it."""
         return sum(
@@ -54,47 +62,6 @@ class Scale:
         return sum(factor * tier.cost(problem, x) for factor, tier in self.tiers)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Tally:
-    """A group with its VMs per domain, and what it may come to."""
-
-    group: Group
-    weight: float
-    counts: Ints
-    limit: Ints | float
-    """Hard spread: VMs per domain. Hard together: VMs outside the largest part."""
-
-    def cost(self) -> float:
-        return self.weight * _excess(self.group, self.counts)
-
-    def within(self) -> bool:
-        if not self.group.hard:
-            return True
-        if isinstance(self.group, SpreadGroup):
-            return bool((self.counts <= self.limit).all())
-        return bool(_excess(self.group, self.counts) <= self.limit)
-
-    def verdict(self, multiplicity: int, source: int) -> tuple[Bools, Floats]:
-        """For moving a member off host `source`: allowed and extra cost on each host, `(H,)`."""
-        domain, home = self.group.domain, self.group.domain[source]
-        counts = self.counts.copy()
-        counts[home] -= multiplicity
-        if isinstance(self.group, SpreadGroup):
-            now = np.maximum(counts - self.group.at_most, 0)
-            then = np.maximum(counts + multiplicity - self.group.at_most, 0)
-            extra = then - now
-            allowed = counts + multiplicity <= self.limit
-            cost = extra - extra[home]
-        else:
-            outside = counts.sum() + multiplicity - np.maximum(counts + multiplicity, counts.max())
-            allowed = outside <= self.limit
-            cost = outside - _excess(self.group, self.counts)
-        if not self.group.hard:
-            allowed = np.ones(len(counts), bool)
-        allowed[home] = True
-        return allowed[domain], self.weight * cost[domain]
-
-
 class Layout:
     """Where every unit is, with everything that follows from it."""
 
@@ -103,53 +70,56 @@ class Layout:
     ) -> None:
         """Begin with placement `x`, which becomes the measure of what must not get worse.
 
-        On the way from one placement to another the rules that are final (together) do not count.
+        On the way from one placement to another the rules that are final (together, presence) do
+        not count.
         """
         self.problem = problem
         self.scale = scale
         self.x = x.copy()
         self.load = problem.load(x)
         self.limits = problem.limits(x) + SLACK
+        self.pool_load = problem.pools.load(x)
+        self.pool_limits = problem.pools.limits(x) + SLACK
+        allowance = None if on_the_way else problem.allowance
+        self._spending = allowance.spending(problem.start, x) if allowance else None
         self.members: list[set[int]] = [set() for _ in problem.host_ids]
         for unit, host in enumerate(x.tolist()):
             self.members[host].add(unit)
         self._hosts = np.arange(problem.host_count)
-        self._curves = scale.curves
-        self._linears = scale.linears
-        self._switches = [c for _, c in self._curves if isinstance(c, Switch)]
-        self._curve_cost = [self._costs_of(curve) for _, curve in self._curves]
+        self.linears = scale.linears
+        self._weighed = [Standing(factor, curve, self.load) for factor, curve in scale.curves]
+        guarded = [GuardStanding(factor, guard, self.load) for factor, guard in scale.guards]
+        self.standings = [*self._weighed, *guarded]
+        self.switches = [c for _, c in scale.curves if isinstance(c, Switch)]
         self._tallies = [
             self._tally(group)
             for group in problem.groups
             if isinstance(group, SpreadGroup) or not on_the_way
         ]
-        self._groups_of: dict[int, list[tuple[_Tally, int]]] = defaultdict(list)
+        self._groups_of: dict[int, list[tuple[Tally, int]]] = defaultdict(list)
         for tally in self._tallies:
             for unit, multiplicity in tally.group.members.items():
                 self._groups_of[unit].append((tally, multiplicity))
         memory = self.load[Resource.MEMORY]
         up = np.array([problem.snapshot.host_by_id[h].may_receive for h in problem.host_ids], bool)
-        self._up = up
-        self._arrivals_bytes = max(0.0, problem.survivable_bytes - float(memory[up].sum()))
+        self.is_up = up
+        self.arrivals_bytes = max(0.0, problem.survivable_bytes - float(memory[up].sum()))
         """Memory that may still come from hosts that are not up, to survive host failures."""
 
-    def _tally(self, group: Group) -> _Tally:
+    def _tally(self, group: Group) -> Tally:
         counts = group.counts(self.x)
         limit: Ints | float = (
             np.maximum(counts, group.at_most)
             if isinstance(group, SpreadGroup)
-            else _excess(group, counts)
+            else group.excess_of(counts)
         )
-        return _Tally(group=group, weight=self.scale.weight_of(group), counts=counts, limit=limit)
-
-    def _costs_of(self, curve: Curve) -> Floats:
-        return curve.cost(self.load[curve.resource], self._hosts)
+        return Tally(group=group, weight=self.scale.weight_of(group), counts=counts, limit=limit)
 
     def host_cost(self) -> Floats:
         """What the load of each host costs, `(H,)`."""
         costs = np.zeros(self.problem.host_count)
-        for (factor, _), cost in zip(self._curves, self._curve_cost, strict=True):
-            costs += factor * cost
+        for standing in self._weighed:
+            costs += standing.factor * standing.costs
         return costs
 
     def move(self, unit: int, host: int) -> None:
@@ -163,41 +133,56 @@ class Layout:
         needs = self.problem.needs[:, unit]
         self.load[:, source] -= needs
         self.load[:, host] += needs
-        if self._up[host] and not self._up[source]:
-            self._arrivals_bytes -= needs[Resource.MEMORY]
-        elif self._up[source] and not self._up[host]:
-            self._arrivals_bytes += needs[Resource.MEMORY]
+        if self.problem.pools.pools:
+            taken = self.problem.pools.needs[:, unit]
+            self.pool_load[:, source] -= taken
+            self.pool_load[:, host] += taken
+        if self._spending is not None:
+            self._spending.move(unit, source, host)
+        if self.is_up[host] and not self.is_up[source]:
+            self.arrivals_bytes -= needs[Resource.MEMORY]
+        elif self.is_up[source] and not self.is_up[host]:
+            self.arrivals_bytes += needs[Resource.MEMORY]
         both = np.array([source, host])
-        for (_, curve), cost in zip(self._curves, self._curve_cost, strict=True):
-            cost[both] = curve.cost(self.load[curve.resource, both], both)
+        for standing in self.standings:
+            standing.update(both)
         for tally, multiplicity in self._groups_of.get(unit, ()):
             tally.counts[tally.group.domain[source]] -= multiplicity
             tally.counts[tally.group.domain[host]] += multiplicity
 
-    def gains_of_moving(self, units: Ints, source: int) -> Floats:
+    def gains_of_moving(self, units: Ints, source: int, hosts: Ints | None = None) -> Floats:
         """What is gained by moving each of `units`, all on `source`, to each host: `(n, H)`.
 
-        Minus infinity where the move is not allowed. Gains are falls of the cost.
+        Minus infinity where the move is not allowed. Gains are falls of the cost. With `hosts`,
+        only these are looked at.
         """
-        allowed = self.allowed(units, source)
+        targets = self._hosts if hosts is None else hosts
+        allowed = self.allowed(units, source)[:, targets]
         gain = np.zeros(allowed.shape)
         needs = self.problem.needs
-        for (factor, curve), cost in zip(self._curves, self._curve_cost, strict=True):
-            need = needs[curve.resource, units][:, None]
-            load = self.load[curve.resource]
-            after = curve.cost(load[source] - need[:, 0], np.array(source))
-            arrived = curve.cost(load + need, self._hosts)
-            gain += factor * ((cost[source] - after)[:, None] + cost - arrived)
-        for factor, linear in self._linears:
+        for standing in self.standings:
+            need = needs[standing.curve.resource, units][:, None]
+            left = standing.rise(-need, np.array(source))
+            gain += standing.gain(left + standing.rise(need, targets))
+        for factor, linear in self.linears:
             price = linear.of(units, self.problem.start)
-            gain += factor * (price[:, [source]] - price)
+            gain += factor * (price[:, [source]] - price[:, targets])
         for row, unit in enumerate(units.tolist()):
             for tally, multiplicity in self._groups_of.get(unit, ()):
                 may, cost = tally.verdict(multiplicity, source)
-                allowed[row] &= may
-                gain[row] -= cost
+                allowed[row] &= may[targets]
+                gain[row] -= cost[targets]
         gain[~allowed] = -IMPOSSIBLE
         return gain
+
+    def inviting(self, units: Ints, count: int) -> Ints:
+        """The hosts that a unit like `units` costs least on, and those that they started on."""
+        cost = np.zeros(self.problem.host_count)
+        for standing in self.standings:
+            mean = self.problem.needs[standing.curve.resource, units].mean()
+            cost -= standing.gain(standing.rise(mean, self._hosts))
+        cheapest = np.argpartition(cost, count)[:count]
+        return np.union1d(cheapest, self.problem.start[units])
 
     def allowed(self, units: Ints, source: int) -> Bools:
         """Whether each of `units`, all on `source`, could be on each host, groups aside."""
@@ -212,18 +197,31 @@ class Layout:
         for resource in LIMITED:
             after = self.load[resource] + problem.needs[resource, units][:, None]
             allowed &= after <= self.limits[resource]
-        if not self._up[source]:
-            fits = problem.needs[Resource.MEMORY, units] <= self._arrivals_bytes + SLACK
-            allowed &= fits[:, None] | ~self._up
+        if problem.pools.pools:
+            allowed &= problem.pools.allowed(units, self.pool_load, self.pool_limits)
+        if self._spending is not None:
+            allowed &= self._spending.allowed(units, source)
+        if not self.is_up[source]:
+            fits = problem.needs[Resource.MEMORY, units] <= self.arrivals_bytes + SLACK
+            allowed &= fits[:, None] | ~self.is_up
         allowed[:, source] = False
-        for switch in self._switches:
-            if self._used() <= switch.least_used and problem.scored[source]:
-                last = problem.needs[Resource.VMS, units] >= self.load[Resource.VMS, source] - 0.5
-                allowed &= ~(last[:, None] & (self.load[Resource.VMS] > 0.5))
+        for switch in self.switches:
+            last = problem.needs[Resource.VMS, units] >= self.load[Resource.VMS, source] - 0.5
+            used = self.load[Resource.VMS] > 0.5
+            if problem.scored[source] and last.any() and not switch.may_empty(used, source):
+                mends = broken < broken[:, [source]]
+                allowed &= ~last[:, None] | mends | (~used & switch.replaces(source))
         return allowed
 
-    def _used(self) -> int:
-        return int((self.load[Resource.VMS, self.problem.scored] > 0.5).sum())
+    def is_within(self) -> bool:
+        """Whether no limit, cap or group is worse than it was when the layout was made."""
+        return bool(
+            (self.load[: len(LIMITED)] <= self.limits).all()
+            and (self.pool_load <= self.pool_limits).all()
+            and (self._spending is None or self._spending.is_within)
+            and self.arrivals_bytes >= -SLACK
+            and all(tally.within() for tally in self._tallies)
+        )
 
     def admits(self, unit: int, host: int) -> bool:
         """Whether `host` could take the unit as things are: its load, and groups, allow it."""
@@ -232,20 +230,30 @@ class Layout:
             need = problem.needs[resource, unit]
             if self.load[resource, host] + need > self.limits[resource, host]:
                 return False
+        if any(self._pools_short(unit, host)):
+            return False
         source = int(self.x[unit])
         return all(
             tally.verdict(multiplicity, source)[0][host]
             for tally, multiplicity in self._groups_of.get(unit, ())
         )
 
+    def _pools_short(self, unit: int, host: int) -> Iterator[str]:
+        for number, pool in enumerate(self.problem.pools.pools):
+            need = self.problem.pools.needs[number, unit]
+            after = self.pool_load[number, host] + need
+            if need > 0 and after > self.pool_limits[number, host]:
+                yield f"no room for its {pool.text}"
+
     def broken_rules(self, unit: int, host: int) -> Iterator[str]:
-        """Say what else than room keeps the unit off `host`: groups, and spare memory."""
+        """Say what else than room keeps the unit off `host`: pools, groups, and spare memory."""
         source = int(self.x[unit])
+        yield from self._pools_short(unit, host)
         for tally, multiplicity in self._groups_of.get(unit, ()):
             if not tally.verdict(multiplicity, source)[0][host]:
-                yield f"{tally.group.rule} forbids it beside the VMs there"
+                yield f"{tally.group.rule} {tally.group.objection}"
         need = self.problem.needs[Resource.MEMORY, unit]
-        if self._up[host] and not self._up[source] and need > self._arrivals_bytes + SLACK:
+        if self.is_up[host] and not self.is_up[source] and need > self.arrivals_bytes + SLACK:
             yield "the VMs of a failed host could not be restarted any more (host_failures)"
 
     def gains_of_swapping(self, units: Ints, source: int, others: Ints) -> Floats:
@@ -263,20 +271,24 @@ class Layout:
             more = mine[resource][:, None] - theirs[resource]
             fits &= self.load[resource, source] - more <= self.limits[resource, source]
             fits &= self.load[resource, target] + more <= self.limits[resource, target]
-        if any(self._used() <= switch.least_used for switch in self._switches):
+        for number, row in enumerate(problem.pools.needs):
+            pool_load, most = self.pool_load[number], self.pool_limits[number]
+            more = row[units][:, None] - row[others]
+            fits &= pool_load[source] - more <= most[source]
+            fits &= pool_load[target] + more <= most[target]
+        if self.switches:
             more = mine[Resource.VMS][:, None] - theirs[Resource.VMS]
             fits &= self.load[Resource.VMS, source] - more > 0.5
             fits &= self.load[Resource.VMS, target] + more > 0.5
-        for (factor, curve), cost in zip(self._curves, self._curve_cost, strict=True):
-            more = mine[curve.resource][:, None] - theirs[curve.resource]
-            load = self.load[curve.resource]
-            here = curve.cost(load[source] - more, np.array(source))
-            there = curve.cost(load[target] + more, target)
-            gain += factor * (cost[source] - here + cost[target] - there)
-        for factor, linear in self._linears:
+        for standing in self.standings:
+            resource = standing.curve.resource
+            more = mine[resource][:, None] - theirs[resource]
+            here = standing.rise(-more, np.array(source))
+            gain += standing.gain(here + standing.rise(more, target))
+        for factor, linear in self.linears:
             mine_price = linear.of(units, problem.start)
             gain += factor * (mine_price[:, [source]] - mine_price[:, target])
-            gain += factor * _prices_of_trading(linear, others, target, source, problem.start)
+            gain += factor * linear.fall(others, target, source, problem.start)
         gain[~fits] = -IMPOSSIBLE
         return gain
 
@@ -308,9 +320,29 @@ class Layout:
         here, there = int(self.x[unit]), int(self.x[other])
         self.move(unit, there)
         self.move(other, here)
-        if not all(tally.within() for tally in tallies.values()):
+        if not all(tally.within() for tally in tallies.values()) or not self._is_paid_for():
             return IMPOSSIBLE
         return sum(tally.cost() for tally in tallies.values()) - before
+
+    def extra_cost(self, moves: Sequence[tuple[int, int]]) -> float:
+        """What groups cost more after moves, made at once; infinity where one forbids them."""
+        tallies = {
+            id(tally): tally for unit, _ in moves for tally, _ in self._groups_of.get(unit, ())
+        }
+        if not tallies and self._spending is None and not self.problem.pools.pools:
+            return 0.0
+        before = sum(tally.cost() for tally in tallies.values())
+        undo = [(unit, int(self.x[unit])) for unit, _ in moves]
+        for unit, host in moves:
+            self.move(unit, host)
+        within = all(tally.within() for tally in tallies.values())
+        within = within and self._is_paid_for() and bool((self.pool_load <= self.pool_limits).all())
+        after = sum(tally.cost() for tally in tallies.values())
+        self.restore(undo)
+        return after - before if within else IMPOSSIBLE
+
+    def _is_paid_for(self) -> bool:
+        return self._spending is None or self._spending.is_within
 
     @contextmanager
     def ignoring(self, group: Group) -> Iterator[None]:
@@ -333,23 +365,6 @@ def movable_on(layout: Layout, host: int) -> Ints:
     """The units on a host that something may move, by index."""
     movable = layout.problem.movable
     return np.array(sorted(u for u in layout.members[host] if movable[u]), np.intp)
-
-
-def _excess(group: Group, counts: Ints) -> float:
-    if isinstance(group, SpreadGroup):
-        return float(np.maximum(counts - group.at_most, 0).sum())
-    return float(counts.sum() - counts.max())
-
-
-def _prices_of_trading(linear: Linear, others: Ints, here: Ints, there: int, start: Ints) -> Floats:
-    """What a linear term falls by when each of `others` goes from `here` to `there`."""
-    matrix, kind = linear.matrix, linear.kind[others]
-    now = linear.factor[others] * matrix[kind, here]
-    then = linear.factor[others] * matrix[kind, there]
-    if linear.when_moved:
-        now = np.where(start[others] == here, 0.0, now)
-        then = np.where(start[others] == there, 0.0, then)
-    return np.asarray(now - then, float)
 
 
 def scale_of(tiers: Sequence[Tier], ratio: float) -> Scale:

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.engine import whole_choices
 from rebalancer.placement.groups import TogetherGroup
 from rebalancer.placement.layout import IMPOSSIBLE, TIER_RATIO, Layout, scale_of
-from rebalancer.placement.local_search import Budget, descend, improve, make_room
+from rebalancer.placement.local_search import descend, improve, make_room
 from rebalancer.placement.objectives import Tier, is_necessary
 from rebalancer.placement.problem import PlacementProblem, Resource
 from rebalancer.placement.program import Limits, solve_program

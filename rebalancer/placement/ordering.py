@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.groups import TogetherGroup
 from rebalancer.placement.layout import TIER_RATIO, Layout, Scale, scale_of
-from rebalancer.placement.local_search import Budget, descend
+from rebalancer.placement.local_search import descend
 from rebalancer.placement.objectives import Tier, deciding_tier, is_necessary
 from rebalancer.placement.problem import LIMITED, PlacementProblem, Resource
 
@@ -73,7 +74,9 @@ def _loses_too_much(problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, s
 def _is_allowed(problem: PlacementProblem, before: Ints, x: Ints) -> bool:
     """Whether no host holds more than it may, or than it did under `before`."""
     limits = np.maximum(problem.limits(problem.start), problem.limits(before)) + 1e-6
-    return bool((problem.load(x)[: len(LIMITED)] <= limits).all())
+    pools = problem.pools
+    most = np.maximum(pools.limits(problem.start), pools.limits(before)) + 1e-6
+    return pools.keeps(x, most) and bool((problem.load(x)[: len(LIMITED)] <= limits).all())
 
 
 def _walk(problem: PlacementProblem, x: Ints) -> Ints:

@@ -30,9 +30,18 @@ from rebalancer.cluster.violations import (
     memory_capacity_bytes,
     vcpu_capacity,
 )
+from rebalancer.placement.allowance import Allowance, allowance_of
 from rebalancer.placement.arrays import Bools, Floats, Ints
 from rebalancer.placement.candidates import Candidates, find_candidates
-from rebalancer.placement.groups import Group, SpreadGroup, TogetherGroup, find_groups, indivisible
+from rebalancer.placement.groups import (
+    Group,
+    PresenceGroup,
+    SpreadGroup,
+    TogetherGroup,
+    find_groups,
+    indivisible,
+)
+from rebalancer.placement.pools import PoolTable, pool_table
 
 SLACK = 1e-7
 """Room for rounding in sums of cores; the oracle allows ten times as much."""
@@ -83,10 +92,15 @@ class PlacementProblem:
     drains: Bools
     """`(H,)`: hosts that are to be emptied."""
     candidates: Candidates
+    pools: PoolTable
+    """Counted things, such as huge pages and devices."""
     spreads: tuple[SpreadGroup, ...]
     togethers: tuple[TogetherGroup, ...]
+    presences: tuple[PresenceGroup, ...]
     survivable_bytes: float
     """Memory that hosts that are up may hold together, to survive `host_failures`."""
+    allowance: Allowance | None = None
+    """What may be moved besides what has to be; `None`: anything, as while that is found out."""
 
     @property
     def unit_count(self) -> int:
@@ -100,8 +114,8 @@ class PlacementProblem:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """All spread and together groups, hard and soft."""
-        return (*self.spreads, *self.togethers)
+        """All spread, together and presence groups, hard and soft."""
+        return (*self.spreads, *self.togethers, *self.presences)
 
     def load(self, x: Ints) -> Floats:
         """What is taken up on each host when units are placed as in `x`: `(R, H)`."""
@@ -141,7 +155,7 @@ def placement_problem(snapshot: Snapshot, demand: Demand, policy: Policy) -> Pla
     capacity = _capacity(snapshot, policy, host_ids, base)
     # A host whose own CPU use passes the limit takes nobody, not even an idle VM.
     receives = scored & (capacity >= 0).all(axis=0)
-    spreads, togethers = find_groups(policy, snapshot, units, hosts)
+    groups = find_groups(policy, snapshot, units, hosts)
     return PlacementProblem(
         snapshot=snapshot,
         demand=demand,
@@ -158,9 +172,32 @@ def placement_problem(snapshot: Snapshot, demand: Demand, policy: Policy) -> Pla
         scored=scored,
         drains=in_scope & np.array([state is HostState.DRAINING for state in states], bool),
         candidates=find_candidates(units, hosts, snapshot, policy, receives),
-        spreads=spreads,
-        togethers=togethers,
+        pools=pool_table(units, hosts, snapshot, policy),
+        spreads=groups.spreads,
+        togethers=groups.togethers,
+        presences=groups.presences,
         survivable_bytes=_survivable_bytes(snapshot, policy),
+    )
+
+
+def most_moves(problem: PlacementProblem) -> int | None:
+    """The units that one plan may move besides what has to be moved; `None`: any number."""
+    hosts = problem.snapshot.host_by_id
+    looked_after = sum(problem.policy.applies.matches(hosts[v.host]) for v in problem.snapshot.vms)
+    return problem.policy.limits.most_migrations(looked_after)
+
+
+def allowance_beside(problem: PlacementProblem, exempt: Bools) -> Allowance | None:
+    """The caps by size and place on what one plan may move besides the exempt units."""
+    hosts = [problem.snapshot.host_by_id[host] for host in problem.host_ids]
+    return allowance_of(
+        problem.policy.limits,
+        hosts,
+        problem.start,
+        moves=most_moves(problem),
+        vms=np.array([len(unit) for unit in problem.units], float),
+        size=problem.needs[Resource.MEMORY],
+        exempt=exempt,
     )
 
 

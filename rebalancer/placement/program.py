@@ -13,10 +13,10 @@ import numpy as np
 
 from rebalancer.placement import constraints
 from rebalancer.placement.arrays import Bools, Floats, Ints
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.constraints import Setting
-from rebalancer.placement.curves import Deviation, Excess, Switch
+from rebalancer.placement.curves import Deviation, Excess, Guard, Switch
 from rebalancer.placement.layout import Scale
-from rebalancer.placement.local_search import Budget
 from rebalancer.placement.model import Model, Row, Solution
 from rebalancer.placement.problem import LIMITED, SLACK, PlacementProblem, Resource
 
@@ -118,6 +118,7 @@ class _Program:
         self._curves: list[tuple[float, Deviation | Excess]] = [
             (factor, curve) for factor, curve in scale.curves if not isinstance(curve, Switch)
         ]
+        self._curves += [(factor, guard.curve) for factor, guard in scale.guards]
         self._points = [self._first_points(curve) for _, curve in self._curves]
 
     def _first_points(self, curve: Deviation | Excess) -> list[Floats]:
@@ -147,19 +148,27 @@ class _Program:
         )
         model.add(self._rows(setting, model))
         self._add_prices(model)
-        for (factor, curve), points in zip(self._curves, self._points, strict=True):
-            model.add(self._curve_rows(setting, model, factor, curve, points))
+        summed = len(self._curves) - len(self._scale.guards)
+        weighed = zip(self._curves[:summed], self._points[:summed], strict=True)
+        for (factor, curve), points in weighed:
+            self._add_curve(setting, model, factor, curve, points)
+        guarded = zip(self._scale.guards, self._points[summed:], strict=True)
+        for (factor, guard), points in guarded:
+            self._add_guard(setting, model, factor, guard, points)
         for factor, switch in self._scale.curves:
             if isinstance(switch, Switch):
                 model.add(self._switch_rows(setting, model, factor, switch))
-        return model.solve(seconds, gap_ratio=self._limits.gap_ratio)
+        workers = self._limits.budget.workers
+        return workers.solve(model, seconds, gap_ratio=self._limits.gap_ratio)
 
     def _rows(self, setting: Setting, model: Model) -> Iterator[Row]:
         yield from constraints.assigned_once(setting)
         yield from constraints.memory_promised(setting)
         yield from constraints.cpu_needed(setting)
         yield from constraints.vcpus_promised(setting)
+        yield from constraints.pools_kept(setting)
         yield from constraints.survives_host_failures(setting)
+        yield from constraints.allowance_kept(setting)
         budget = self._limits.budget
         yield from constraints.moves_capped(setting, budget.moves, budget.exempt)
         for spread in self._problem.spreads:
@@ -174,6 +183,12 @@ class _Program:
                 yield from constraints.kept_together(setting, together, model, weight)
             else:
                 model.constant += self._scale.weight_of(together) * together.excess(self._x)
+        for presence in self._problem.presences:
+            if any(unit in setting.choices for unit in presence.members):
+                weight = self._scale.weight_of(presence)
+                yield from constraints.kept_present(setting, presence, model, weight)
+            else:
+                model.constant += self._scale.weight_of(presence) * presence.excess(self._x)
 
     def _add_prices(self, model: Model) -> None:
         """Linear terms: a cost on each choice, a constant for units without one."""
@@ -187,27 +202,69 @@ class _Program:
                 for host, column in self._columns[unit].items():
                     model.costs[column] += float(price[row, host])
 
-    def _curve_rows(
+    def _add_curve(
         self,
         setting: Setting,
         model: Model,
         factor: float,
         curve: Deviation | Excess,
         points: list[Floats],
-    ) -> Iterator[Row]:
-        """A cost column per host, above all tangents: cost[h] ≥ slope·load[h] + level."""
-        everywhere = np.arange(self._problem.host_count)
-        fixed = self._fixed[curve.resource]
+    ) -> None:
+        """What the hosts cost one by one: a cost column each, at its price."""
+        model.constant += factor * self._untouched(curve)
+        for cost in self._cost_columns(setting, model, curve, points):
+            model.costs[cost] = factor
+
+    def _add_guard(
+        self, setting: Setting, model: Model, factor: float, guard: Guard, points: list[Floats]
+    ) -> None:
+        """What the hosts come to together: over ≥ Σ_h cost[h] − allowed, over ≥ 0."""
+        columns = self._cost_columns(setting, model, guard.curve, points)
+        model.add(
+            [
+                Row(
+                    name=f"{guard.goal} {guard.resource.name}",
+                    columns=[*columns, model.column(factor * guard.price)],
+                    coefficients=[*[1.0] * len(columns), -1.0],
+                    high=guard.allowed - self._untouched(guard.curve),
+                )
+            ]
+        )
+
+    def _untouched(self, curve: Deviation | Excess) -> float:
+        """What the hosts cost that are no part of any choice."""
         untouched = np.ones(self._problem.host_count, bool)
         untouched[self._hosts] = False
-        model.constant += factor * float(curve.cost(fixed, everywhere)[untouched].sum())
+        everywhere = np.arange(self._problem.host_count)
+        return float(curve.cost(self._fixed[curve.resource], everywhere)[untouched].sum())
+
+    def _cost_columns(
+        self, setting: Setting, model: Model, curve: Deviation | Excess, points: list[Floats]
+    ) -> list[int]:
+        """A cost column per host, above all tangents, and free so far."""
+        columns: list[int] = []
+        model.add(self._curve_rows(setting, model, curve, points, columns))
+        return columns
+
+    def _curve_rows(
+        self,
+        setting: Setting,
+        model: Model,
+        curve: Deviation | Excess,
+        points: list[Floats],
+        costs: list[int],
+    ) -> Iterator[Row]:
+        """All tangents of each host: cost[h] ≥ slope·load[h] + level."""
+        everywhere = np.arange(self._problem.host_count)
+        fixed = self._fixed[curve.resource]
         lines = [curve.tangent(point, everywhere) for point in points]
         for host in self._hosts:
             if curve.weight[host] <= 0:
                 continue
             units = setting.on(host)
             needs = self._problem.needs[curve.resource]
-            cost = model.column(factor)
+            cost = model.column()
+            costs.append(cost)
             distinct = {(float(slope[host]), float(level[host])) for slope, level in lines}
             for number, (slope, level) in enumerate(sorted(distinct)):
                 yield Row(
@@ -220,10 +277,10 @@ class _Program:
     def _switch_rows(
         self, setting: Setting, model: Model, factor: float, switch: Switch
     ) -> Iterator[Row]:
-        """Host used: x[u, h] ≤ y[h] for all u; load[h, r] ≤ limit[h, r]·y[h]; Σ_h y[h] ≥ awake."""
+        """Host used: x[u, h] ≤ y[h] for all u; load[h, r] ≤ limit[h, r]·y[h]; covers."""
         problem = self._problem
         vms = problem.needs[Resource.VMS]
-        used: list[int] = []
+        used: dict[int, int] = {}
         now = self._load[Resource.VMS] > 0.5
         fixed = self._fixed[Resource.VMS] > 0.5
         for host in np.flatnonzero(problem.scored).tolist():
@@ -232,7 +289,7 @@ class _Program:
                 continue
             cost = factor * float(switch.cost_when_used[host])
             y = model.column(cost, low=float(fixed[host]), high=1.0, is_integer=True)
-            used.append(y)
+            used[host] = y
             units = {unit: column for unit, column in setting.on(host).items() if vms[unit]}
             for unit, column in units.items():
                 yield Row(
@@ -259,15 +316,21 @@ class _Program:
                     coefficients=[*needs, -float(room) / size],
                     high=0.0,
                 )
-        others = int((now & problem.scored).sum()) - int(now[setting.hosts].sum())
-        least = min(switch.least_used, int((now & problem.scored).sum())) - others
-        if used and least > 0:
-            yield Row(
-                name="hosts awake",
-                columns=used,
-                coefficients=[1.0] * len(used),
-                low=float(least),
-            )
+        for cover in switch.covers:
+            others = now.copy()
+            others[setting.hosts] = False
+            elsewhere = float(cover.capacity[others | cover.always].sum())
+            least = (cover.enough(now) - elsewhere) / max(1.0, float(cover.capacity.max()))
+            if used and least > 0:
+                yield Row(
+                    name=f"awake for {cover.name}",
+                    columns=list(used.values()),
+                    coefficients=[
+                        float(cover.capacity[host]) / max(1.0, float(cover.capacity.max()))
+                        for host in used
+                    ],
+                    low=least - 1e-9,
+                )
 
     def placement(self, solution: Solution) -> Ints:
         x = self._x.copy()
@@ -277,8 +340,13 @@ class _Program:
 
     def admits(self, x: Ints) -> bool:
         """Whether limits really hold: to a solver a few bytes in a terabyte are nothing."""
-        limits = self._problem.limits(self._x) + SLACK
-        return bool((self._problem.load(x)[: len(LIMITED)] <= limits).all())
+        problem = self._problem
+        limits = problem.limits(self._x) + SLACK
+        if not problem.pools.keeps(x, problem.pools.limits(self._x) + SLACK):
+            return False
+        if problem.allowance is not None and not problem.allowance.lets(self._x, x):
+            return False
+        return bool((problem.load(x)[: len(LIMITED)] <= limits).all())
 
     def refine(self, x: Ints) -> bool:
         """Add tangents at the loads of `x`; say whether that changes the model."""

@@ -9,14 +9,20 @@ import numpy as np
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, Snapshot
-from rebalancer.cluster.plan import Objective, Placement, SolveStatus, Unsolved
+from rebalancer.cluster.plan import LaterTier, Objective, Placement, SolveStatus, Unsolved
 from rebalancer.cluster.policy import Policy
-from rebalancer.cluster.violations import hard_violations, worsened
+from rebalancer.cluster.pools import relocated
+from rebalancer.cluster.violations import hard_violations, overspent, worsened
 from rebalancer.errors import SolverError
 from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.bound import Relaxation, strengthen
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.engine import improve_tier
-from rebalancer.placement.explain import find_unmoved, reasons_of_moves
-from rebalancer.placement.local_search import Budget
+from rebalancer.placement.explain.above_band import hosts_above_band
+from rebalancer.placement.explain.account import explanation_of
+from rebalancer.placement.explain.reasons import reasons_of_moves
+from rebalancer.placement.explain.unmoved import find_unmoved
+from rebalancer.placement.incumbent import Incumbent, told_to
 from rebalancer.placement.necessary import do_what_is_necessary
 from rebalancer.placement.objectives import (
     DRAIN_TIER,
@@ -27,11 +33,23 @@ from rebalancer.placement.objectives import (
     is_necessary,
 )
 from rebalancer.placement.ordering import is_reachable, make_orderable
-from rebalancer.placement.problem import PlacementProblem, placement_problem
+from rebalancer.placement.problem import (
+    PlacementProblem,
+    allowance_beside,
+    most_moves,
+    placement_problem,
+)
+from rebalancer.placement.restartable import is_restartable, kept_restartable
+from rebalancer.placement.workers import IN_THIS_PROCESS, Workers
 
 PROVED_RATIO = 1e-4
 """A placement is called optimal when at most this share of the improvement that could be
 possible is missing: tangents and tolerances make a bound a little lower than it need be."""
+CHOICES_WORTH_WORKERS = 200
+"""With fewer VMs times hosts, all is over before a worker could be asked anything."""
+PROOF_SECONDS, PROOF_RATIO = 0.5, 0.5
+"""How long the answer may be compared with what is possible: so long, and as a share of the
+time that it took to find."""
 ECHOES = 2
 """Times that the answer is searched again as if it were the present placement."""
 
@@ -44,29 +62,40 @@ def place(
     time_limit_seconds: float = 60.0,
     clock: Callable[[], float],
     seed: int = 0,
+    workers: Workers = IN_THIS_PROCESS,
+    tell: Callable[[Incumbent], None] | None = None,
 ) -> Placement | Unsolved:
     """Find the placement that serves the policy best and breaks nothing that is not broken.
 
     `clock` tells seconds that only ever grow. The present placement is an answer too, so a
     shorter time limit gives a less good one and never a bad one. The same input gives the same
-    answer, unless time runs out.
+    answer with any `workers`, unless time runs out. `tell` is told of what is found on the way.
     """
     began = clock()
+    if len(snapshot.vms) * len(snapshot.hosts) >= CHOICES_WORTH_WORKERS:
+        workers.get_ready()
     case = _Case(
         snapshot=snapshot,
         demand=demand,
         policy=policy,
-        budget=Budget(clock=clock, ends_at=began + time_limit_seconds),
+        budget=Budget(clock=clock, ends_at=began + time_limit_seconds, workers=workers),
         seed=seed,
     )
     problem, tiers = case.problem_and_tiers()
-    found = _settled(case, problem, tiers, _search(problem, tiers, case.budget, seed))
-    _check(problem, found.x)
+    budget = case.budget
+    if tell is not None:
+        found_so_far = told_to(tell, problem, tiers, lambda: clock() - began)
+        budget = replace(budget, found=found_so_far)
+    found = _settled(case, problem, tiers, _search(problem, tiers, budget, seed))
+    found = _proved(problem, tiers, found, case.budget, clock() - began)
+    _check(problem, found)
     return Placement(
         assignment=problem.assignment(found.x),
         objective=_objective(problem, tiers, found, case.budget, clock() - began),
         reasons=reasons_of_moves(problem, tiers, found.x),
         unmoved=find_unmoved(problem, found.x),
+        above_band=hosts_above_band(problem, tiers, found.x),
+        explanation=explanation_of(problem, tiers, found.x, case.budget, time_limit_seconds),
     )
 
 
@@ -86,8 +115,7 @@ class _Case:
 
     def after(self, assignment: Assignment) -> _Case:
         """The case that there will be when the assignment has been carried out."""
-        vms = tuple(replace(vm, host=assignment[vm.id]) for vm in self.snapshot.vms)
-        return replace(self, snapshot=replace(self.snapshot, vms=vms))
+        return replace(self, snapshot=relocated(self.snapshot, assignment))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,17 +127,25 @@ class _Found:
     """What has to be done whatever the goals say; part of `x` unless `x` found a better way."""
     bounds: dict[int, float]
     """Tier -> the least cost that any placement could have."""
+    relaxations: dict[int, Relaxation]
+    """Tier -> what that bound comes from, where it could be stronger."""
+    exempt: Bools
+    """`(U,)`: units that may move although they are beyond what a plan may move."""
 
 
 def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, seed: int) -> _Found:
     if not problem.receives.any():
-        return _Found(x=problem.start, needed=problem.start, bounds={})
+        none = np.zeros(problem.unit_count, bool)
+        return _Found(x=problem.start, needed=problem.start, bounds={}, relaxations={}, exempt=none)
     needed = do_what_is_necessary(problem, tiers, budget)
+    budget.tell(needed)
     exempt = needed != problem.start
-    budget = replace(budget, moves=problem.policy.limits.migrations, exempt=exempt)
+    budget = replace(budget, moves=most_moves(problem), exempt=exempt)
+    problem = replace(problem, allowance=allowance_beside(problem, exempt))
     must_leave, is_complete = _must_leave(problem, tiers, needed)
     goals = [tier for tier in tiers if not is_necessary(tier)]
     x, bounds = needed, {}
+    relaxations: dict[int, Relaxation] = {}
     for number, tier in enumerate(goals):
         result = improve_tier(
             problem,
@@ -121,11 +157,21 @@ def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, se
             seed=seed,
         )
         bounds[tier.number] = result.bound
+        if result.relaxation is not None:
+            relaxations[tier.number] = result.relaxation
         x = result.x if _is_better(problem, goals, x, result.x) else x
     needed = make_orderable(problem, needed, tiers, budget)
+    needed = kept_restartable(problem, needed, problem.start, budget)
     x = make_orderable(problem, x, tiers, budget)
+    x = kept_restartable(problem, x, needed, budget)
     worth_it = _is_worth_it(problem, tiers, needed, x)
-    return _Found(x=x if worth_it else needed, needed=needed, bounds=bounds)
+    return _Found(
+        x=x if worth_it else needed,
+        needed=needed,
+        bounds=bounds,
+        relaxations=relaxations,
+        exempt=exempt,
+    )
 
 
 def _must_leave(
@@ -165,10 +211,36 @@ def _settled(
         x = _in_terms_of(problem, echo_problem.assignment(echo.x))
         if x is None or not _is_better(problem, tiers, found.x, x):
             break
-        if _moves_too_much(problem, found.needed, x) or not is_reachable(problem, x):
+        if _moves_too_much(problem, found.exempt, x) or not is_reachable(problem, x):
+            break
+        if not is_restartable(problem, x):
             break
         found = replace(found, x=x)
     return found
+
+
+def _proved(
+    problem: PlacementProblem,
+    tiers: Sequence[Tier],
+    found: _Found,
+    budget: Budget,
+    seconds: float,
+) -> _Found:
+    """Raise the bound of the tier that counts towards what was found, as long as is reasonable."""
+    goals = [tier for tier in tiers if not is_necessary(tier)]
+    tier, _ = deciding_tier(problem, tiers, problem.start, found.x)
+    tier = tier or next(iter(goals), None)
+    relaxation = None if tier is None else found.relaxations.get(tier.number)
+    if tier is None or relaxation is None:
+        return found
+    before, after = tier.cost(problem, problem.start), tier.cost(problem, found.x)
+    bound = found.bounds[tier.number]
+    if after - bound <= max(TOLERANCE, PROVED_RATIO * (before - bound)):
+        return found
+    ends_at = budget.clock() + PROOF_SECONDS + PROOF_RATIO * seconds
+    part = replace(budget, ends_at=min(budget.ends_at, ends_at))
+    stronger = strengthen(relaxation, known=after, budget=part)
+    return replace(found, bounds={**found.bounds, tier.number: max(bound, stronger.bound)})
 
 
 def _is_half_spent(case: _Case) -> bool:
@@ -184,9 +256,10 @@ def _in_terms_of(problem: PlacementProblem, assignment: Assignment) -> Ints | No
     return np.array([column[where.pop()] for where in hosts], np.intp)
 
 
-def _moves_too_much(problem: PlacementProblem, needed: Ints, x: Ints) -> bool:
-    most = problem.policy.limits.migrations
-    return most is not None and int(((x != problem.start) & (needed == problem.start)).sum()) > most
+def _moves_too_much(problem: PlacementProblem, exempt: Bools, x: Ints) -> bool:
+    most, allowance = most_moves(problem), allowance_beside(problem, exempt)
+    is_over = most is not None and int(((x != problem.start) & ~exempt).sum()) > most
+    return is_over or (allowance is not None and not allowance.keeps(x))
 
 
 def _is_better(problem: PlacementProblem, tiers: Sequence[Tier], before: Ints, after: Ints) -> bool:
@@ -222,21 +295,48 @@ def _objective(
     bound = _least(problem, tier) if is_necessary(tier) else found.bounds.get(tier.number, 0.0)
     # No term of any goal is negative.
     bound = min(max(bound, 0.0), after)
+    later = tuple(_later(problem, one, found) for one in _after(goals, tier))
+    is_proved = _is_closed(before, after, bound) and all(
+        _is_closed(one.before, one.after, one.bound) for one in later
+    )
     return Objective(
         before=before,
         after=after,
         bound=bound,
-        status=_status(problem, found, after - bound, before - bound, budget),
+        later=later,
+        status=_status(problem, found, is_proved, budget),
         solve_seconds=seconds,
         terms_before=terms_before,
         terms_after=terms_after,
     )
 
 
+def _after(goals: Sequence[Tier], tier: Tier) -> Sequence[Tier]:
+    """The tiers of goals that come after one."""
+    return [one for one in goals if one.number > tier.number]
+
+
+def _later(problem: PlacementProblem, tier: Tier, found: _Found) -> LaterTier:
+    terms = tier.terms(problem, found.x)
+    after = sum(terms.values())
+    return LaterTier(
+        tier=tier.number,
+        goals=tuple(sorted(terms)),
+        before=tier.cost(problem, problem.start),
+        after=after,
+        bound=min(max(found.bounds.get(tier.number, 0.0), 0.0), after),
+    )
+
+
+def _is_closed(before: float, after: float, bound: float) -> bool:
+    """Whether nothing that could matter is left between a cost and its bound."""
+    return after - bound <= max(TOLERANCE, PROVED_RATIO * (before - bound))
+
+
 def _status(
-    problem: PlacementProblem, found: _Found, gap: float, possible: float, budget: Budget
+    problem: PlacementProblem, found: _Found, is_proved: bool, budget: Budget
 ) -> SolveStatus:
-    if gap <= max(TOLERANCE, PROVED_RATIO * possible):
+    if is_proved:
         return SolveStatus.OPTIMAL
     if budget.is_spent:
         return SolveStatus.TIME_LIMIT
@@ -244,11 +344,16 @@ def _status(
     return SolveStatus.UNCHANGED if unchanged else SolveStatus.SEARCHED
 
 
-def _check(problem: PlacementProblem, x: Ints) -> None:
+def _check(problem: PlacementProblem, found: _Found) -> None:
     """Have the answer judged by the oracle, which knows nothing of arrays and solvers."""
     facts = problem.snapshot, problem.policy, problem.demand
     before = hard_violations(*facts, problem.assignment(problem.start))
-    worse = worsened(before, hard_violations(*facts, problem.assignment(x)))
+    answer = problem.assignment(found.x)
+    exempt = {vm.id for unit in np.flatnonzero(found.exempt) for vm in problem.units[unit]}
+    worse = (
+        *worsened(before, hard_violations(*facts, answer)),
+        *overspent(problem.snapshot, problem.policy, answer, exempt),
+    )
     if worse:
         broken = "; ".join(violation.text for violation in worse[:3])
         raise SolverError(

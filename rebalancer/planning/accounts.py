@@ -1,9 +1,10 @@
 """Room on hosts, and how one migration pays for it with what another one leaves behind.
 
-Every limit that must hold at every instant is an account: a host's memory, CPU and vCPUs, the
-places that a spread rule has in each domain. A VM that arrives draws on the accounts of its
-target when its migration *starts*; the VM that leaves pays into those of its source when its
-migration has *completed*. In between it counts on both hosts, as it does in truth.
+Every limit that must hold at every instant is an account: a host's memory, CPU and vCPUs, its
+huge pages and devices, the places that a spread rule has in each domain. A VM that arrives draws
+on the accounts of its target when its migration *starts*; the VM that leaves pays into those of
+its source when its migration has *completed*. In between it counts on both hosts, as it does in
+truth.
 
 A draw is met from what is free now, or from the payment of another migration, which must then
 have completed first: that is a dependency. Nothing is spent twice, so whatever order and pace
@@ -23,6 +24,7 @@ from typing import Any
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Host, HostId, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.pools import capacity_of, need_of, pools_of
 from rebalancer.cluster.rules import Spread, groups_in
 from rebalancer.cluster.violations import (
     cpu_capacity_cores,
@@ -64,6 +66,8 @@ class Shortage:
             return f"{self.missing:.2f} cores of CPU are missing on {place}"
         if kind == "vcpus":
             return f"{self.missing:.0f} vCPUs are missing on {place}"
+        if kind == "pool":
+            return f"{self.missing:,.0f} of {self.account[1]} are missing on {place}"
         if kind == "host failures":
             return f"{in_bytes(self.missing)} of the reserve for failing hosts would be missing"
         return f"rule {self.account[1]} has no place left in {place}"
@@ -95,8 +99,10 @@ class Accounts:
         self._paid: dict[AccountKey, dict[int, float]] = defaultdict(dict)
         self._overfull: dict[AccountKey, float] = {}
         self._undo: list[tuple[dict[Any, float], Any, float | None]] = []
+        self._pools = {pool.text: pool for pool in pools_of(snapshot)}
         for host in snapshot.hosts:
             self._open_host(host, policy)
+            self._open_pools(host, policy)
         self._groups: dict[VmId, list[_Group]] = defaultdict(list)
         for rule in policy.rules:
             if isinstance(rule, Spread) and rule.hard:
@@ -118,6 +124,19 @@ class Accounts:
             ("vcpus", vcpu_capacity(host, policy), sum(v.vcpus for v in vms)),
         ):
             self._free[kind, host.id] = max(0.0, limit - load)
+
+    def _open_pools(self, host: Host, policy: Policy) -> None:
+        """Counted things, such as huge pages and devices."""
+        vms = self._snapshot.vms_by_host[host.id]
+        for name, pool in self._pools.items():
+            used = sum(need_of(vm, pool) for vm in vms)
+            capacity = capacity_of(host, pool, vms, policy)
+            self._free["pool", name, host.id] = max(0.0, capacity - used)
+
+    def _taken_of_pools(self, vm: Vm) -> Iterator[tuple[str, float]]:
+        for name, pool in self._pools.items():
+            if (need := need_of(vm, pool)) > 0:
+                yield name, need
 
     def _open_spread(self, rule: Spread) -> None:
         """Places of each group in each domain; domains without a member are opened when asked."""
@@ -153,6 +172,8 @@ class Accounts:
             yield Draw(account=("memory", target), amount=vm.memory_bytes)
             yield Draw(account=("cpu", target), amount=self._demand.vm_cpu_peak_cores[vm.id])
             yield Draw(account=("vcpus", target), amount=vm.vcpus)
+            for name, need in self._taken_of_pools(vm):
+                yield Draw(account=("pool", name, target), amount=need)
             if self._failures and not self._snapshot.host_by_id[source].may_receive:
                 yield Draw(account=("host failures",), amount=vm.memory_bytes)
         for group in self._groups.get(vm.id, ()):
@@ -176,6 +197,8 @@ class Accounts:
             yield ("memory", source), float(vm.memory_bytes)
             yield ("cpu", source), self._demand.vm_cpu_peak_cores[vm.id]
             yield ("vcpus", source), float(vm.vcpus)
+            for name, need in self._taken_of_pools(vm):
+                yield ("pool", name, source), need
         for group in self._groups.get(vm.id, ()):
             domain = self._domain(group.rule, source)
             if domain != self._domain(group.rule, target):

@@ -24,6 +24,7 @@ from rebalancer.planning.jobs import RANK
 from rebalancer.planning.modes import reason_for
 from rebalancer.planning.order import Ordered
 from rebalancer.planning.outlook import host_outlooks
+from rebalancer.planning.power import power_steps
 from rebalancer.planning.routing import Router
 from rebalancer.planning.schedule import Timetable, schedule
 from rebalancer.planning.timeline import Slot
@@ -78,6 +79,8 @@ def make_plan(
         hosts=host_outlooks(snapshot, demand, moved),
         migrations=migrations,
         unmoved=stay,
+        above_band=placement.above_band,
+        power=power_steps(snapshot, demand, policy, migrations),
         makespan_seconds=table.makespan_seconds,
         makespan_lower_bound_seconds=table.lower_bound_seconds,
         commands=_commands(snapshot, order.moves, table, migrations, uris),

@@ -36,7 +36,9 @@ from rebalancer.rollout.driver import (
     Ticket,
     TransferProgress,
 )
-from rebalancer.rollout.events import Event, Heartbeat, RolloutEnded, RolloutStarted
+from rebalancer.rollout.events import Event, Heartbeat, Note, RolloutEnded, RolloutStarted
+from rebalancer.rollout.hook_desk import THE_PLAN, HookDesk
+from rebalancer.rollout.hooks import NO_HOOKS, Hooks
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease
 from rebalancer.rollout.precopy import Watch
@@ -44,6 +46,7 @@ from rebalancer.rollout.reconcile import UriOf, default_uri
 from rebalancer.rollout.records import (
     Entry,
     MigrationRow,
+    Record,
     RecordKind,
     RolloutRow,
     RolloutStatus,
@@ -57,7 +60,7 @@ from rebalancer.rollout.steps import (
     outcome_of,
     reason_to_stop,
 )
-from rebalancer.rollout.track import Heard, Times, Track, Turn, mandate_for
+from rebalancer.rollout.track import Heard, Leave, Times, Track, Turn, mandate_for
 from rebalancer.rollout.wishes import Wishes
 
 WISHES_SECONDS = 2.0
@@ -124,6 +127,7 @@ def execute(
     plan_text: str = "",
     on_event: Callable[[Event], None] = _ignore,
     should_stop: Callable[[], StopRequest | bool] = _never,
+    hooks: Hooks = NO_HOOKS,
 ) -> RolloutResult:
     """Carry out a plan, and return when everything that was begun has ended.
 
@@ -145,6 +149,7 @@ def execute(
             lease=held,
             on_event=on_event,
             should_stop=should_stop,
+            hooks=hooks,
         )
         return run.carry_out(plan, plan_text)
     finally:
@@ -163,6 +168,7 @@ def recover(
     lease: Lease | None = None,
     on_event: Callable[[Event], None] = _ignore,
     should_stop: Callable[[], StopRequest | bool] = _never,
+    hooks: Hooks = NO_HOOKS,
 ) -> tuple[RolloutResult, ...]:
     """Bring every rollout of a dead process, and every unknown outcome, to an end.
 
@@ -183,6 +189,7 @@ def recover(
             lease=held,
             on_event=on_event,
             should_stop=should_stop,
+            hooks=hooks,
         )
         return tuple(run.take_up(rollout) for rollout in journal.unfinished(cluster))
     finally:
@@ -223,6 +230,7 @@ class _Run:
         lease: Lease,
         on_event: Callable[[Event], None],
         should_stop: Callable[[], StopRequest | bool],
+        hooks: Hooks,
     ) -> None:
         self._driver = driver
         self._clock = clock
@@ -232,7 +240,11 @@ class _Run:
         self._lease = lease
         self._on_event = on_event
         self._should_stop = should_stop
+        self._desk = HookDesk(
+            hooks, lease.cluster, write=self._write, say=self._say, pause=self._wait_a_little
+        )
         self._rollout = 0
+        self._plan_id = ""
         self._tracks: dict[str, Track] = {}
         self._issued: list[_Issued] = []
         self._frozen: dict[Any, str] = {}
@@ -253,6 +265,7 @@ class _Run:
             for row in self._journal.unresolved(plan.cluster)
         }
         self._rollout = self._journal.begin(plan, self._lease, plan_text)
+        self._plan_id = plan.id
         self._tracks = {
             migration.id: Track(
                 migration=migration,
@@ -274,13 +287,17 @@ class _Run:
                 migrations=len(plan.migrations),
             )
         )
+        self._desk.before_plan(plan.id, plan.migrations, started_at)
         stopped = self._loop()
+        outcomes = [outcome_of(track) for track in self._tracks.values()]
+        self._desk.finish(plan.id, plan.migrations, outcomes, stopped, self._clock.now())
         status = RolloutStatus.STOPPED if stopped else RolloutStatus.ENDED
         return self._close(started_at, status, stopped)
 
     def take_up(self, rollout: RolloutRow) -> RolloutResult:
         started_at = self._clock.now()
         self._rollout, self._tracks, self._issued = rollout.id, {}, []
+        self._plan_id = rollout.plan_id
         ended: dict[str, Outcome] = {}
         for row in self._journal.migrations(rollout.id):
             taken = self._restored(row, started_at)
@@ -289,6 +306,10 @@ class _Run:
             else:
                 ended[row.migration.id] = taken
         self._loop()
+        if rollout.status is RolloutStatus.RUNNING:
+            self._finish_hooks_of_the_dead(rollout, ended)
+        else:
+            self._desk.wait(self._clock.now())
         result = self._close(started_at, RolloutStatus.RECOVERED, rollout.text)
         outcomes = ended | {outcome.migration: outcome for outcome in result.outcomes}
         order = [row.migration.id for row in self._journal.migrations(rollout.id)]
@@ -299,6 +320,7 @@ class _Run:
         if row.outcome is not None and row.state is not MigrationState.UNKNOWN:
             return row.outcome
         records = self._journal.records(row.rollout, row.migration.id)
+        self._desk.remember(row.migration.id, records)
         attempt = attempt_from(row.migration, records)
         if attempt is None:
             return self._never_begun(row)
@@ -339,6 +361,46 @@ class _Run:
             stopped=stopped,
         )
 
+    # Hooks -------------------------------------------------------------------------------------
+
+    def _wait_a_little(self) -> datetime:
+        """Let time pass while nothing but hooks is waited for; the signs of life go on."""
+        self._should_stop()
+        self._keep_alive(self._clock.now())
+        self._clock.sleep(self._settings.times.tick_seconds)
+        return self._clock.now()
+
+    def _ask_hooks(self, before: Track, after: Track, now: datetime) -> None:
+        """Ask those that a turn calls for."""
+        if after.leave is Leave.ASKED and before.leave is not Leave.ASKED:
+            self._desk.before_migration(after.migration, self._plan_id, now)
+        if after.is_ended and not before.is_ended:
+            was_asked = after.attempt is not None
+            outcome = outcome_of(after)
+            self._desk.after_migration(
+                after.migration, self._plan_id, outcome, now, was_asked=was_asked
+            )
+
+    def _finish_hooks_of_the_dead(self, rollout: RolloutRow, ended: Mapping[str, Outcome]) -> None:
+        """Run the `after` hooks that a dead process did not come to."""
+        records: dict[str, list[Record]] = {THE_PLAN: []}
+        for record in self._journal.records(rollout.id):
+            records.setdefault(record.migration, []).append(record)
+        taken_up = {name: outcome_of(track) for name, track in self._tracks.items()}
+        rows = [row.migration for row in self._journal.migrations(rollout.id)]
+        self._desk.finish_for_the_dead(
+            rollout.plan_id,
+            [(migration, (taken_up | dict(ended))[migration.id]) for migration in rows],
+            records,
+            taken_up.keys(),
+            self._clock.now(),
+        )
+
+    def _say(self, migration: str, text: str, now: datetime) -> None:
+        track = self._tracks.get(migration)
+        vm_name = track.migration.vm_name if track is not None else ""
+        self._tell(Note(at=now, migration=migration, vm_name=vm_name, text=text))
+
     # The loop ----------------------------------------------------------------------------------
 
     def _loop(self) -> str:
@@ -346,7 +408,10 @@ class _Run:
         stopped = ""
         while True:
             now = self._clock.now()
+            self._desk.collect(now)
             what = self._round()
+            if what.stop is StopRequest.ABORT:
+                self._desk.call_off()
             waiting = any(t.state is MigrationState.PENDING for t in self._tracks.values())
             turns = next_commands(self._tracks, self._collect(now), what, now)
             for name, turn in turns.items():
@@ -369,11 +434,14 @@ class _Run:
             times=settings.times,
             uri_of=settings.uri_of,
             stop=max(StopRequest(self._should_stop()), self._stop_asked_for(wishes)),
-            paused=wishes.why_paused,
+            paused=wishes.why_paused or self._desk.why_waiting,
             pace_ratio=wishes.pace_ratio(settings.limits),
             budget=settings.budget,
             closed=self._drained(snapshot) if self._may_begin_something else {},
             frozen=self._frozen,
+            asks_leave=self._desk.guards_migrations,
+            hook_replies=self._desk.replies,
+            objection=self._desk.objection,
         )
 
     def _wishes(self) -> Wishes:
@@ -423,6 +491,7 @@ class _Run:
         for command in turn.commands:
             ticket = self._driver.issue(command)
             self._issued.append(_Issued(migration=name, command=command, ticket=ticket))
+        self._ask_hooks(before, turn.track, now)
         self._announce(before, turn, now)
 
     def _remember_reply(self, issued: _Issued, reply: Returned | Failed, now: datetime) -> None:

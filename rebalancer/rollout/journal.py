@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -148,7 +148,10 @@ class Journal:
     def holder(self, cluster: str) -> LeaseHolder | None:
         """Who holds the lock on `cluster`, dead or alive; `None` when nobody does."""
         with self._reading() as db:
-            return holder_of(db, cluster)
+            holder = holder_of(db, cluster)
+        # Of a lock that was given back the row stays, for its token.
+        is_held = holder is not None and holder.heartbeat_at > datetime.min.replace(tzinfo=UTC)
+        return holder if is_held else None
 
     def release(self, lease: Lease) -> None:
         """Give the lock back; nothing happens if somebody else has it by now."""
@@ -369,6 +372,19 @@ class Journal:
             .where(table.c.state == MigrationState.COMPLETE)
             .order_by(table.c.changed_at.desc())
             .limit(limit)
+        )
+        with self._reading() as db:
+            return tuple(migration_from(row) for row in db.execute(query))
+
+    def ended_since(self, since: datetime, cluster: str) -> tuple[MigrationRow, ...]:
+        """The migrations that ended since an instant, whichever way, oldest first."""
+        table, rollout = tables.migrations, tables.rollouts
+        query = (
+            sa.select(table)
+            .join(rollout, rollout.c.id == table.c.rollout)
+            .where(rollout.c.cluster == cluster)
+            .where(table.c.state.in_(ENDED_STATES), table.c.changed_at >= as_text(since))
+            .order_by(table.c.changed_at)
         )
         with self._reading() as db:
             return tuple(migration_from(row) for row in db.execute(query))

@@ -6,7 +6,7 @@ taken out of service, and other migrations of this very plan got under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rebalancer.cluster.compatibility import misfits
@@ -23,6 +23,7 @@ from rebalancer.cluster.inventory import (
 )
 from rebalancer.cluster.plan import Migration
 from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.pools import need_of, pools_of, shortages
 from rebalancer.cluster.rules import Violation
 from rebalancer.cluster.violations import worsened
 from rebalancer.rollout.attempt import Before
@@ -230,12 +231,26 @@ def _room(vm: Vm, target: Host, scene: Scene) -> Precheck | None:
     there |= {other.vm for other in scene.in_flight if other.target == target.id}
     there.discard(vm.id)
     vms = scene.snapshot.vm_by_id
-    used = sum(vms[v].memory_bytes for v in there if v in vms and vms[v].is_active)
+    arrived = [vms[v] for v in sorted(there) if v in vms and vms[v].is_active]
+    if text := _short_of(vm, arrived, target, scene):
+        # Huge pages that an arrival has taken already are counted once more with it.
+        arriving = any(other.target == target.id for other in scene.in_flight)
+        return Hold(why=text) if arriving or target.id in scene.leaving else Drop(why=text)
+    used = sum(other.memory_bytes for other in arrived)
     free = target.guest_memory_bytes * overcommit - used
     if free >= vm.memory_bytes:
         return None
     text = f"{target.name} has {max(free, 0):,.0f} of the {vm.memory_bytes:,} bytes it needs"
     return Hold(why=text) if target.id in scene.leaving else Drop(why=text)
+
+
+def _short_of(vm: Vm, there: Sequence[Vm], target: Host, scene: Scene) -> str:
+    """Say what there is too little of on the target: huge pages, devices and the like."""
+    policy = scene.policy or Policy(name="")
+    for short in shortages(target, [*there, vm], pools_of(scene.snapshot), scene.snapshot, policy):
+        if need_of(vm, short.pool) > 0:
+            return f"{target.name} has too few {short.pool.text}"
+    return ""
 
 
 def _rules(vm: Vm, target: Host, scene: Scene) -> Precheck | None:

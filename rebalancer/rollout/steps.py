@@ -10,7 +10,8 @@
                                                         ├──► failed-down  it does not run!
                                                         └──► unknown      nobody knows
 
-prepare   every host is asked for the VM, and the plan is checked against what they say.
+prepare   every host is asked for the VM, and the plan is checked against what they say. Where there
+          are hooks to be asked, they are then, and the hosts once more.
 request   the hypervisors are asked to move it; nothing was seen to flow yet.
 transfer  memory flows (live modes), or the guest shuts down and is defined anew (cold).
 finish    the call returned, failed, or timed out, which is all the same: the hosts are asked
@@ -41,6 +42,7 @@ from rebalancer.rollout.admission import (
 )
 from rebalancer.rollout.attempt import Attempt, Before
 from rebalancer.rollout.driver import Command, Failed, Look, MoveDefinition, Sighting
+from rebalancer.rollout.hooks import HookReply, Objected, Passed
 from rebalancer.rollout.prechecks import (
     Alarm,
     AlreadyThere,
@@ -51,7 +53,7 @@ from rebalancer.rollout.prechecks import (
     precheck,
 )
 from rebalancer.rollout.reconcile import UriOf, default_uri
-from rebalancer.rollout.track import Heard, Surroundings, Times, Track, Turn
+from rebalancer.rollout.track import Heard, Leave, Surroundings, Times, Track, Turn
 
 S = MigrationState
 
@@ -133,6 +135,12 @@ class Round:
     """What transfers under way may use of what they were granted."""
     frozen: Mapping[VmId, str] = field(default_factory=dict)
     """VMs that must not be touched, and why: an earlier outcome is unknown."""
+    asks_leave: bool = False
+    """Hooks have to be asked before a migration starts."""
+    hook_replies: Mapping[str, HookReply] = field(default_factory=dict)
+    """What they said in this round, by migration."""
+    objection: str = ""
+    """Why a hook does not let the plan be carried out; empty: none objects."""
 
 
 def next_commands(
@@ -165,6 +173,8 @@ def reason_to_stop(tracks: Iterable[Track], what: Round) -> str:
     """Why nothing more may be started; empty if something may."""
     if what.stop is not StopRequest.NO:
         return "the operator stopped the rollout"
+    if what.objection:
+        return what.objection
     states = Counter(track.state for track in tracks)
     failed = states[S.FAILED_SAFE] + states[S.FAILED_DOWN] + states[S.UNKNOWN]
     planned = states.total()
@@ -245,12 +255,16 @@ def _around(tracks: Mapping[str, Track], track: Track, what: Round) -> Surroundi
                 t.migration.source for t in tracks.values() if not t.is_ended and t is not track
             ),
         )
+    in_prepare = track.state is S.PREPARE
     return Surroundings(
         scene=scene,
         times=what.times,
         uri_of=what.uri_of,
         is_hurried=what.stop is StopRequest.ABORT,
         pace_ratio=what.pace_ratio,
+        asks_leave=what.asks_leave,
+        hook_reply=what.hook_replies.get(track.migration.id),
+        standstill=(reason_to_stop(tracks.values(), what) or what.paused) if in_prepare else "",
     )
 
 
@@ -310,6 +324,8 @@ def _on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) -
 
 def _on_time(track: Track, around: Surroundings, now: datetime) -> Turn:
     match track.state:
+        case S.PREPARE if track.leave is Leave.ASKED and around.hook_reply is not None:
+            return _answered(track, around.hook_reply, around, now)
         case S.REQUEST | S.TRANSFER if track.migration.mode is Mode.COLD:
             return cold.on_time(track, around, now)
         case S.REQUEST | S.TRANSFER if track.migration.mode is not Mode.OFFLINE:
@@ -328,6 +344,8 @@ def _prepared(track: Track, heard: Heard, around: Surroundings, now: datetime) -
     sighting = heard.reply.value
     assert isinstance(sighting, Sighting)
     match precheck(track.migration, sighting, around.scene_for(track)):
+        case Go() if around.asks_leave and track.leave is Leave.NOT_ASKED:
+            return Turn(track=replace(track, leave=Leave.ASKED))
         case Go(before=before):
             return _request(track, before, now)
         case Hold(why=why):
@@ -338,6 +356,18 @@ def _prepared(track: Track, heard: Heard, around: Surroundings, now: datetime) -
             return Turn(track=track.enter(S.COMPLETE, now, why))
         case Alarm(why=why):
             return Turn(track=track.enter(S.UNKNOWN, now, why))
+
+
+def _answered(track: Track, reply: HookReply, around: Surroundings, now: datetime) -> Turn:
+    """Go on as the hooks said; they may have taken minutes, so the hosts are asked once more."""
+    match reply:
+        case Objected(why=why):
+            return Turn(track=track.enter(S.SKIPPED, now, why))
+        case Passed():
+            free = replace(track, leave=Leave.GIVEN)
+    if around.standstill:
+        return Turn(track=free.enter(S.PENDING, now, around.standstill))
+    return Turn(track=free).issuing(_look_everywhere(free, around.scene))
 
 
 def hold(track: Track, why: str, around: Surroundings, now: datetime) -> Turn:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from rebalancer.cluster.inventory import Mode, Snapshot
 from rebalancer.cluster.plan import ENDED_STATES, Migration, MigrationState
 from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.rollout.attempt import Attempt
 from rebalancer.rollout.driver import Command, Failed, Returned, TransferProgress
+from rebalancer.rollout.hooks import HookReply
 from rebalancer.rollout.prechecks import Scene
 from rebalancer.rollout.precopy import Mandate, Watch
 from rebalancer.rollout.reconcile import Decision, Ended, UriOf, default_uri
@@ -51,6 +53,15 @@ class Times:
     """How often the same repair is tried."""
 
 
+class Leave(StrEnum):
+    """Whether the operator's `before_migration` hooks let a migration start."""
+
+    NOT_ASKED = "not asked"
+    ASKED = "asked"
+    GIVEN = "given"
+    """Once for all: a migration that has to wait afterwards does not ask again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settling:
     """A decision that the looks since `since` agree on."""
@@ -79,6 +90,7 @@ class Track:
     next_at: datetime | None = None
     """When to look or poll next; not before."""
     first_held_at: datetime | None = None
+    leave: Leave = Leave.NOT_ASKED
     requested_at: datetime | None = None
     moved_at: datetime | None = None
     """When the transfer, or the last step of a cold move, was over."""
@@ -159,6 +171,12 @@ class Surroundings:
     """The operator wants it to end: what is unclear is reported as it is, not waited for."""
     pace_ratio: float = 1.0
     """What a transfer under way may use of what it was granted."""
+    asks_leave: bool = False
+    """A hook has to be asked before it starts."""
+    hook_reply: HookReply | None = None
+    """What that hook said just now."""
+    standstill: str = ""
+    """Why nothing may start just now."""
 
     def scene_for(self, track: Track) -> Scene:
         """The cluster without the migration itself."""

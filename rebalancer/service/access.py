@@ -18,7 +18,9 @@ from rebalancer.collect.snapshot_file import SnapshotFile
 from rebalancer.collect.sources import DirtyRateProbe, InventorySource
 from rebalancer.errors import UsageError
 from rebalancer.rollout.driver import Clock, HypervisorDriver
+from rebalancer.rollout.hooks import NO_HOOKS, Hooks
 from rebalancer.rollout.libvirt_driver import LibvirtDriver
+from rebalancer.rollout.power import CensusTaker, PowerDriver
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings
 from rebalancer.service.configured import (
@@ -30,7 +32,10 @@ from rebalancer.service.configured import (
     sites_of,
     with_history,
 )
+from rebalancer.service.hooks import hooks_of
 from rebalancer.service.policy_file import parse_policy, read_policy
+from rebalancer.service.power_switches import census_taker, power_driver
+from rebalancer.service.power_view import known_asleep, power_marks
 from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.scenario import Scenario, read_scenario
@@ -73,6 +78,17 @@ class ChangeAccess:
 
     read: ReadAccess
     driver: HypervisorDriver
+    hooks: Hooks = NO_HOOKS
+    """What the operator wants to be run before and after; nothing in a rehearsal."""
+    power: PowerDriver | None = None
+    """Switches hosts; `None` where the settings do not let cycles do that."""
+    census: CensusTaker | None = None
+    """Asks one host what it has, right before it is switched."""
+
+    def close(self) -> None:
+        """Let go of hypervisors, and kill hooks that still run."""
+        self.hooks.close()
+        self.driver.close()
 
 
 def open_for_reading(settings: Settings, where: Where) -> ReadAccess:
@@ -101,7 +117,14 @@ def open_for_change(settings: Settings, where: Where) -> ChangeAccess:
             read=simulated(scenario, datacentre), driver=SimulatedDriver(datacentre)
         )
     read = _configured(settings)
-    return ChangeAccess(read=read, driver=_libvirt_driver(settings))
+    switches = settings.power.switch
+    return ChangeAccess(
+        read=read,
+        driver=_libvirt_driver(settings),
+        hooks=hooks_of(settings),
+        power=power_driver(settings, read.clock) if switches else None,
+        census=census_taker(settings) if switches else None,
+    )
 
 
 def simulated(scenario: Scenario, datacentre: Datacentre) -> ReadAccess:
@@ -139,7 +162,7 @@ def _saved(file: Path) -> ReadAccess:
 
 
 def _configured(settings: Settings) -> ReadAccess:
-    hosts = libvirt_hosts(settings)
+    hosts = known_asleep(libvirt_hosts(settings), power_marks(settings, settings.cluster))
     if not hosts:
         raise UsageError(
             "no hosts are configured: list them in a file and name it with --config "

@@ -29,7 +29,7 @@ from rebalancer.rollout.executor import Settings as RolloutSettings
 from rebalancer.rollout.executor import recover as recover_rollouts
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease
-from rebalancer.service import configured, daemon, duty, exit_codes, options
+from rebalancer.service import configured, daemon, duty, exit_codes, hooks, options
 from rebalancer.service.access import ChangeAccess, Where, open_for_change, open_for_reading
 from rebalancer.service.config import RunMode
 from rebalancer.service.cycle import for_draining
@@ -80,9 +80,28 @@ class Work:
                 plan_text=plan_to_json(plan),
                 on_event=display.show,
                 should_stop=stop.request,
+                hooks=self.access.hooks,
             )
         worst = exit_codes.for_rollout(result.outcomes, is_stopped=bool(result.stopped))
         return Carried(result=result, exit_code=exit_codes.after_stop(worst, stop.exit_code))
+
+    def ask_before_drain(self, hosts: tuple[HostId, ...]) -> None:
+        """Raise `HookObjectionError` if a hook does not let these hosts be drained."""
+        read = self.access.read
+        hooks.before_drain(self.access.hooks, read.cluster, hosts, read.clock, self._stay_alive)
+
+    def tell_after_drain(self, snapshot: Snapshot, hosts: tuple[HostId, ...]) -> None:
+        """Tell hooks what is left on these hosts."""
+        read = self.access.read
+        left = {host: [vm.name for vm in snapshot.vms_by_host[host]] for host in hosts}
+        wrong = hooks.after_drain(
+            self.access.hooks, read.cluster, left, read.clock, self._stay_alive
+        )
+        if wrong:
+            self.session.err.print(f"after_drain: {wrong}", highlight=False, markup=False)
+
+    def _stay_alive(self) -> None:
+        self.journal.heartbeat(self.lease)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +127,7 @@ def at_work(session: Session, where: Where, *, recovering: bool = False) -> Iter
                 refuse_if_unrecovered(journal, access.read.cluster)
             yield Work(session=session, access=access, journal=journal, lease=lease)
     finally:
-        access.driver.close()
+        access.close()
 
 
 def rollout_settings(session: Session, access: ChangeAccess, policy: Policy) -> RolloutSettings:
@@ -151,7 +170,7 @@ def apply(
         snapshot = observe(session, access)
         refuse_if_unfit(plan, snapshot, policy_for(session, access, policy), access.clock.now())
         render_plan(plan, output, session.out)
-        return _nothing_was_changed(session, exit_codes.for_plan(plan))
+        return nothing_was_changed(session, exit_codes.for_plan(plan))
     with at_work(session, where) as work:
         refuse_if_applied(work.journal, plan)
         in_force = policy_for(session, work.access.read, policy)
@@ -192,7 +211,7 @@ def run(
         snapshot = observe(session, access, probe=probe)
         plan = plan_for(session, access, snapshot, policy_for(session, access, policy)).plan
         render_plan(plan, output, session.out)
-        return _nothing_was_changed(session, exit_codes.for_plan(plan))
+        return nothing_was_changed(session, exit_codes.for_plan(plan))
     with at_work(session, where) as work:
         return _one_cycle(work, policy, output, probe=probe, at_once=yes, has_past=not scenario)
 
@@ -238,10 +257,7 @@ def drain(
     out: options.PlanOut = None,
     output: options.Output = Format.TABLE,
     probe: options.Probe = False,
-    allow_cold: Annotated[
-        bool,
-        typer.Option("--allow-cold", help="VMs that cannot be moved alive may be shut down."),
-    ] = False,
+    allow_cold: options.AllowCold = False,
     deadline: options.Deadline = None,
     yes: options.Yes = False,
 ) -> ExitCode:
@@ -258,7 +274,7 @@ def drain(
         command = apply_command(out, config=config, scenario=scenario, policy=policy)
         render_plan(plan, output, session.out, apply_with=command)
         left = len(stuck_on_draining(seen, plan.unmoved))
-        return _nothing_was_changed(
+        return nothing_was_changed(
             session, exit_codes.for_drain(exit_codes.for_plan(plan), left=left)
         )
     with at_work(session, where) as work:
@@ -287,6 +303,7 @@ def _drain(
     if plan.breaks_deadline:
         session.err.print("nothing was changed: the deadline cannot be promised", highlight=False)
         return ExitCode.BLOCKED
+    work.ask_before_drain(emptied)
     for host in emptied:
         work.journal.mark_drain(seen.cluster, host, reason="rebalancer drain")
     code = exit_codes.for_plan(plan)
@@ -294,7 +311,9 @@ def _drain(
         carried = work.carry_out(plan, seen, in_force)
         render_outcomes(plan, carried.result.outcomes, output, session.out)
         code = carried.exit_code
-    left = _say_what_is_left(session, observe(session, read, also_drain=hosts), emptied)
+    afterwards = observe(session, read, also_drain=hosts)
+    left = _say_what_is_left(session, afterwards, emptied)
+    work.tell_after_drain(afterwards, emptied)
     return exit_codes.for_drain(code, left=left)
 
 
@@ -319,8 +338,11 @@ def _say_what_is_left(session: Session, snapshot: Snapshot, hosts: tuple[HostId,
 
 def _draining_policy(policy: Policy, *, allow_cold: bool) -> Policy:
     policy = for_draining(policy)
-    if not allow_cold:
-        return policy
+    return with_cold(policy) if allow_cold else policy
+
+
+def with_cold(policy: Policy) -> Policy:
+    """The same policy, which also permits to shut VMs down and start them elsewhere."""
     allowed = policy.migration.allow | {Mode.COLD}
     return replace(policy, migration=replace(policy.migration, allow=allowed))
 
@@ -368,7 +390,7 @@ def recover(
         if not rows:
             session.out.print("nothing has to be recovered")
             return ExitCode.SUCCESS
-        return _nothing_was_changed(session, ExitCode.UNKNOWN_OUTCOME)
+        return nothing_was_changed(session, ExitCode.UNKNOWN_OUTCOME)
     with at_work(session, Where(), recovering=True) as work, StopSwitch() as stop:
         read = work.access.read
         seen = observe(session, read)
@@ -383,6 +405,7 @@ def recover(
                 lease=work.lease,
                 on_event=display.show,
                 should_stop=stop.request,
+                hooks=work.access.hooks,
             )
         plans = [_plan_of(work.journal, result.rollout) for result in results]
     recovered = [(plan, result.outcomes) for plan, result in zip(plans, results, strict=True)]
@@ -395,6 +418,7 @@ def _plan_of(journal: Journal, rollout: int) -> Plan:
     return plan_of_text(text, origin=f"rollout {rollout} in the journal")
 
 
-def _nothing_was_changed(session: Session, code: ExitCode) -> ExitCode:
+def nothing_was_changed(session: Session, code: ExitCode) -> ExitCode:
+    """Say so after a command that only showed what it would do."""
     session.err.print("nothing was changed: add --yes to do it", highlight=False)
     return code

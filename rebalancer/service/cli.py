@@ -13,7 +13,16 @@ from typer.exceptions import Abort, TyperException
 
 from rebalancer import __version__
 from rebalancer.errors import ExitCode, RebalancerError
-from rebalancer.service import acting, looking, rehearsal, steering
+from rebalancer.service import (
+    acting,
+    doctor,
+    explaining,
+    looking,
+    migrating,
+    power_commands,
+    rehearsal,
+    steering,
+)
 
 app = typer.Typer(
     name="rebalancer",
@@ -26,6 +35,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+power_app = typer.Typer(help="Hosts switched on and off.", no_args_is_help=True)
+app.add_typer(power_app, name="power")
 
 
 @app.callback(invoke_without_command=True)
@@ -43,12 +54,15 @@ for name, command in (
     ("run", acting.run),
     ("drain", acting.drain),
     ("undrain", acting.undrain),
+    ("migrate", migrating.migrate),
     ("status", looking.status),
     ("history", looking.history),
     ("show", looking.show),
+    ("explain", explaining.explain),
     ("snapshot", looking.take_snapshot),
     ("simulate", rehearsal.simulate),
     ("validate", looking.validate),
+    ("doctor", doctor.doctor),
     ("recover", acting.recover),
     ("pause", steering.pause),
     ("resume", steering.resume),
@@ -57,6 +71,10 @@ for name, command in (
 ):
     app.command(name)(command)
 config_app.command("show")(looking.show_config)
+power_app.command("status")(power_commands.status)
+power_app.command("wake")(power_commands.wake_hosts)
+power_app.command("sleep")(power_commands.sleep_hosts)
+power_app.command("history")(power_commands.history)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

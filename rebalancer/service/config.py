@@ -24,6 +24,7 @@ from rebalancer.errors import InvalidFileError, UsageError
 from rebalancer.files import Document, FileModel, open_yaml
 from rebalancer.files.explain import explain
 from rebalancer.files.tree import Finding, dotted
+from rebalancer.service.api_format import api_findings
 from rebalancer.service.config_format import HostSettings, RunMode, Settings
 from rebalancer.service.configured import sites_of
 
@@ -246,6 +247,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
             "is less than two samples",
             "raise it, or lower step_seconds",
         )
+    yield from api_findings(settings.api)
 
 
 def _twice(values: Sequence[str], section: str, key: str) -> Iterator[Finding]:
@@ -275,8 +277,12 @@ def _rows(
         elif isinstance(value, tuple) and value:
             origin = _origin(path, origins)
             yield from (
-                EffectiveSetting(key=f"{dotted(path)}.{entry.name}.{key}", value=it, origin=origin)
-                for entry in value
+                EffectiveSetting(
+                    key=f"{dotted(path)}.{getattr(entry, 'name', place)}.{key}",
+                    value=it,
+                    origin=origin,
+                )
+                for place, entry in enumerate(value)
                 for key, it in entry.model_dump(exclude_unset=True, mode="json").items()
                 if key != "name"
             )

@@ -13,7 +13,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from rebalancer.collect.snapshot_model import LinkEntry, SiteEntry
-from rebalancer.service.config_format import HostSettings, PolicySettings, Settings
+from rebalancer.service.config_format import (
+    HookSettings,
+    HostSettings,
+    PolicySettings,
+    Settings,
+)
+from rebalancer.service.power_format import HostPowerSettings
 
 _HEAD = """\
 # Configuration
@@ -45,13 +51,17 @@ rates are bytes per second or `200MiB/s`, `10Gbit/s`; ratios are `0.2` or `20%`.
 _SITES = {
     "name": "What hosts and links call it.",
     "energy_price_per_kwh": "In whatever currency, the same for all sites.",
+    "energy_price_per_kwh_by_hour": "A price for each hour of the day, UTC, instead of the former.",
     "carbon_g_per_kwh": "Grams of CO₂ for each kilowatt hour.",
+    "carbon_g_per_kwh_by_hour": "The same for each hour of the day, UTC.",
     "latency_ms": "Round-trip time to other sites and to groups of users, by name.",
 }
 _LINKS = {
     "name": "What reports call it.",
     "bytes_per_second": "What it carries in each direction.",
     "between": "The two sites that it joins.",
+    "price_per_gib": "What sending a GiB costs, in the currency of the energy prices.",
+    "carbon_g_per_gib": "Grams of CO₂ for each GiB sent.",
 }
 
 
@@ -60,9 +70,11 @@ def document() -> str:
     sections = [
         _section("The file", _rows(Settings, "")),
         _section("Each of `hosts`", _rows(HostSettings, "")),
+        _section("`power` of each of `hosts`", _rows(HostPowerSettings, "")),
         _section("Each of `sites`", _rows(SiteEntry, "", _SITES)),
         _section("Each of `links`", _rows(LinkEntry, "", _LINKS)),
         _section("Each of `policies`", _rows(PolicySettings, "")),
+        _section("Each of the lists in `hooks`", _rows(HookSettings, "")),
     ]
     return "\n".join([_HEAD, *sections])
 

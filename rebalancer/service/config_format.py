@@ -21,7 +21,9 @@ from rebalancer.cluster.inventory import HostState
 from rebalancer.collect.prometheus_source import HOST_CPU_QUERY, VM_CPU_QUERY
 from rebalancer.collect.snapshot_model import LinkEntry, Name, SiteEntry, Text
 from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
+from rebalancer.service.api_format import ApiSettings
 from rebalancer.service.logs import LogFormat
+from rebalancer.service.power_format import HostPowerSettings, PowerSettings
 
 type Watts = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 type Duration = Annotated[Seconds, Field(gt=0)]
@@ -60,13 +62,45 @@ def _http_url(text: str) -> str:
     return text
 
 
+DASK = "dask://"
+
+
+def _executor(text: str) -> str:
+    if text in {"processes", "serial"}:
+        return text
+    if text.startswith(DASK):
+        try:
+            parts = urlsplit(text)
+            is_address = parts.hostname and parts.port and not (parts.path or parts.query)
+        except ValueError:  # such as a port that is no number
+            is_address = False
+        if is_address:
+            return text
+    raise ValueError("expected processes, serial, or such as dask://127.0.0.1:8786")
+
+
 type StatedState = Literal[
     HostState.UP, HostState.DRAINING, HostState.MAINTENANCE, HostState.ASLEEP, HostState.DOWN
 ]
 """What an operator can say of a host; that it is unknown only shows."""
 
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("expected an absolute path, such as /usr/local/bin/silence-alerts")
+    return text
+
+
+def _command(words: tuple[str, ...]) -> tuple[str, ...]:
+    if not words:
+        raise ValueError("expected a command, such as [/usr/local/bin/silence-alerts, --quiet]")
+    _absolute(words[0])
+    return words
+
+
 type LibvirtUri = Annotated[Name, AfterValidator(_libvirt_uri)]
 type MigrationUri = Annotated[Name, AfterValidator(_migration_uri)]
+type Executor = Annotated[Name, AfterValidator(_executor)]
 
 
 class RunMode(StrEnum):
@@ -118,6 +152,9 @@ class HostSettings(_Section):
     there. A disk on shared storage need not be copied."""
     networks: tuple[Name, ...] | None = None
     """All bridges and networks that guests find here. Default: what libvirt lists."""
+    devices: dict[Name, Annotated[int, Field(ge=0, le=100_000)]] = {}
+    """How many devices it has for VMs, by pool, such as `{vgpu-a16: 4}`; VMs say in their metadata
+    what they take. Pools of libvirt networks (SR-IOV) are found by themselves."""
     cpu_from_guests: bool = False
     """Take the sum over the guests for the host's CPU use, not what libvirt measures. For hosts
     that see more of a machine than is theirs: nested ones, or a test lab."""
@@ -128,6 +165,8 @@ class HostSettings(_Section):
     prometheus_name: Name | None = None
     """What Prometheus calls it, such as `10.0.0.1` or `10.0.0.1:9100`. Default: its name, or the
     host in `uri` or `peer_uri`, with any port."""
+    power: HostPowerSettings | None = None
+    """How it is switched on and off: see below. Default: it is not."""
 
 
 class CollectSettings(_Section):
@@ -146,6 +185,14 @@ class PlacementSettings(_Section):
 
     time_limit_seconds: Duration = 60.0
     """Then the best placement found so far is taken; it is never worse than the present one."""
+    executor: Executor = "processes"
+    """Where the solver runs. `processes`: in processes of its own on this machine, several at a
+    time, which are killed when they are late. `serial`: in this process, where nothing can stop
+    it. `dask://HOST:PORT`: on a Dask cluster whose scheduler is there (`vm-rebalancer[scale]`);
+    if it cannot be reached, on this machine. The placement found is the same."""
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """How many processes the solver has on this machine; each takes some 100 MB. Default: as many
+    as there are processors, 8 at most. They are started as they are needed: not for 10 hosts."""
 
 
 class PlanSettings(_Section):
@@ -178,6 +225,37 @@ class RolloutSettings(_Section):
     failure_share: Annotated[Ratio, Field(gt=0)] = 0.2
     """The same as a share of the plan's migrations. The smaller of the two counts, though a single
     failure never stops a rollout on account of its share."""
+
+
+class HookSettings(_Section):
+    """A command that is run before or after something."""
+
+    command: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], AfterValidator(_command)]
+    """The program by its absolute path, and its arguments: words, which no shell reads."""
+    timeout_seconds: Annotated[Duration, Field(le=3600)] = 30.0
+    """After this long it is killed, with everything that it started; that counts as failed."""
+
+
+class HooksSettings(_Section):
+    """Commands of your own around plans, migrations and drains.
+
+    What they read is in `docs/operations.md`. They are never run in a dry run or a simulation.
+    """
+
+    before_plan: tuple[HookSettings, ...] = ()
+    """Before the first migration of a plan. If one fails, nothing is moved."""
+    after_plan: tuple[HookSettings, ...] = ()
+    """When everything that was begun has ended. A failure is only told."""
+    before_migration: tuple[HookSettings, ...] = ()
+    """Before each migration, when its target has been found fit. If one fails, the migration is
+    skipped, with the last line that the hook wrote as the reason."""
+    after_migration: tuple[HookSettings, ...] = ()
+    """After each migration that was begun or that a `before_migration` hook was run for, however it
+    ended. A failure is only told."""
+    before_drain: tuple[HookSettings, ...] = ()
+    """Before hosts are drained by `rebalancer drain --yes`. If one fails, nothing is changed."""
+    after_drain: tuple[HookSettings, ...] = ()
+    """When that drain is over. A failure is only told."""
 
 
 class PolicySettings(_Section):
@@ -261,8 +339,11 @@ class Settings(_Section):
     placement: PlacementSettings = PlacementSettings()
     plan: PlanSettings = PlanSettings()
     rollout: RolloutSettings = RolloutSettings()
+    hooks: HooksSettings = HooksSettings()
     daemon: DaemonSettings = DaemonSettings()
     prometheus: PrometheusSettings = PrometheusSettings()
+    api: ApiSettings = ApiSettings()
+    power: PowerSettings = PowerSettings()
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 

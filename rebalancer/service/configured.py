@@ -151,6 +151,7 @@ def _libvirt_host(host: HostSettings) -> LibvirtHost:
         nic_bytes_per_second=host.nic_bytes_per_second,
         storage=host.storage,
         networks=None if host.networks is None else frozenset(host.networks),
+        devices=host.devices,
         cpu_from_guests=host.cpu_from_guests,
         idle_watts=host.idle_watts,
         max_watts=host.max_watts,

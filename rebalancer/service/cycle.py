@@ -10,19 +10,28 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rebalancer.cluster.demand import Demand
+from rebalancer.cluster.explanation import Explanation
 from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.cluster.plan import Placement, Plan, Unsolved, Verdict, VerdictKind
 from rebalancer.cluster.policy import BalanceGoal, DrainGoal, MovementGoal, Policy
 from rebalancer.forecast.demand import forecast_demand
+from rebalancer.placement.budget import Budget
+from rebalancer.placement.explain.capacity import advise_on_capacity
 from rebalancer.placement.imbalance import imbalance
+from rebalancer.placement.incumbent import Incumbent
 from rebalancer.placement.solver import place
+from rebalancer.placement.workers import IN_THIS_PROCESS, Workers
 from rebalancer.planning.habits import Calibration
 from rebalancer.planning.planner import make_plan
+from rebalancer.service.evacuation import with_evacuation
 from rebalancer.service.verdict import is_quiet, judge, stay
 
 # First everything leaves, then as little as possible moves, then what moves goes to the
 # emptiest hosts: a drain does not take the opportunity to rearrange the rest.
 DRAIN_GOALS = (DrainGoal(tier=0), MovementGoal(tier=1, weight=1.0), BalanceGoal(tier=2))
+
+ADVICE_SHARE, ADVICE_SECONDS = 0.05, 1.5
+"""Of the solver's time, and at most, to find out how many hosts there are to spare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,10 @@ class Request:
     """Where each host's hypervisor is reached, for the commands that a plan prints."""
     calibration: Calibration = field(default_factory=Calibration)
     """What earlier migrations taught about the hosts."""
+    workers: Workers = IN_THIS_PROCESS
+    """Who solves models for the search."""
+    tell: Callable[[Incumbent], None] | None = None
+    """Told of the placements that the search finds on the way."""
     deadline_seconds: float | None = None
     """By when everything has to be over, counted from the start of the rollout."""
 
@@ -56,16 +69,32 @@ class Cycle:
 
 def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
     """Take a snapshot through forecast, placement and planning."""
+    snapshot = with_evacuation(snapshot, policy)
     demand = forecast_demand(snapshot)
     load = imbalance(snapshot, demand, policy)
     quiet = is_quiet(snapshot, demand, policy, load)
     placement = stay(snapshot) if quiet else _placed(snapshot, demand, policy, request)
     answer = stay(snapshot) if isinstance(placement, Unsolved) else placement
-    plan = make_plan(
+    plan = plan_towards(answer, snapshot, demand, policy, request)
+    too_late = bool(plan.breaks_deadline)
+    plan = replace(
+        plan,
+        verdict=plan.verdict if too_late else judge(snapshot, policy, load, placement, plan),
+        objective=None if quiet or isinstance(placement, Unsolved) else placement.objective,
+        explanation=explained(answer, plan, snapshot, demand, policy, request),
+    )
+    return Cycle(snapshot=snapshot, demand=demand, placement=placement, plan=plan)
+
+
+def plan_towards(
+    placement: Placement, snapshot: Snapshot, demand: Demand, policy: Policy, request: Request
+) -> Plan:
+    """Plan the migrations that lead to a placement; what to think of it is not said yet."""
+    return make_plan(
         snapshot,
         demand,
         policy,
-        answer,
+        placement,
         plan_id=request.plan_id,
         creator=request.creator,
         created_at=request.now,
@@ -75,13 +104,6 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
         deadline_seconds=request.deadline_seconds,
         calibration=request.calibration,
     )
-    too_late = bool(plan.breaks_deadline)
-    plan = replace(
-        plan,
-        verdict=plan.verdict if too_late else judge(snapshot, policy, load, placement, plan),
-        objective=None if quiet or isinstance(placement, Unsolved) else placement.objective,
-    )
-    return Cycle(snapshot=snapshot, demand=demand, placement=placement, plan=plan)
 
 
 def _placed(
@@ -93,6 +115,30 @@ def _placed(
         policy,
         time_limit_seconds=request.solve_seconds,
         clock=request.seconds_passed,
+        workers=request.workers,
+        tell=request.tell,
+    )
+
+
+def explained(
+    placement: Placement,
+    plan: Plan,
+    snapshot: Snapshot,
+    demand: Demand,
+    policy: Policy,
+    request: Request,
+) -> Explanation:
+    """What the placement says of itself as far as the plan follows it, and what hosts are left."""
+    moved = plan.final_assignment
+    clock, share = request.seconds_passed, ADVICE_SHARE * request.solve_seconds
+    ends_at = clock() + min(ADVICE_SECONDS, share)
+    budget = Budget(clock=clock, ends_at=ends_at, workers=request.workers)
+    vms = tuple(replace(vm, host=moved.get(vm.id, vm.host)) for vm in snapshot.vms)
+    after = replace(snapshot, vms=vms)
+    return replace(
+        placement.explanation,
+        gains=tuple(gain for gain in placement.explanation.gains if gain.vm in moved),
+        capacity=advise_on_capacity(after, demand, policy, budget),
     )
 
 

@@ -2,7 +2,8 @@
 
 Three threads have a part in it. The scheduler's says when a policy is due. One worker goes
 through the cycles that are due, one after the other, so that there are never two at once. The main
-thread listens to signals and tells the service manager that all three are alive.
+thread listens to signals and tells the service manager that all three are alive. A fourth serves
+API and metrics, from what the others put up for it; without it everything goes on as well.
 
     SIGHUP          settings and policies are read anew; if they are bad the old ones stay
     SIGTERM, SIGINT nothing new is started, and after a moment's grace the process leaves;
@@ -20,7 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,9 +33,20 @@ from apscheduler.triggers.interval import IntervalTrigger
 from rebalancer.errors import ExitCode, LockHeldError, RebalancerError, UsageError
 from rebalancer.rollout.events import Event
 from rebalancer.rollout.steps import StopRequest
+from rebalancer.service import api_daemon
 from rebalancer.service.access import Where, open_for_change, open_for_reading
+from rebalancer.service.api_notices import Noticeboard, Notices, Seen
+from rebalancer.service.approved import carry_out_approved, keep_if_recommended
 from rebalancer.service.config import RunMode, Settings
-from rebalancer.service.duty import Duty, Reach, Report, duty_of, remember, tour
+from rebalancer.service.duty import (
+    Considered,
+    Duty,
+    Reach,
+    Report,
+    duty_of,
+    remember,
+    tour,
+)
 from rebalancer.service.logs import set_up_logs
 from rebalancer.service.notify import Notifier, watchdog_seconds
 from rebalancer.service.policy_file import parse_policy, read_policy
@@ -148,9 +160,16 @@ class Daemon:
         self._queued: set[str] = set()
         self._pulse = Pulse()
         self._told_to_stop_at: float | None = None
+        self._board = Noticeboard()
+        self._api = api_daemon.Api(self._board, lambda: self._setup.session, self._is_due)
         self._scheduler = BackgroundScheduler(
             timezone=None, job_defaults={"coalesce": True, "max_instances": 1}
         )
+
+    @property
+    def notices(self) -> Notices:
+        """What it last came to, policy by policy."""
+        return self._board.read()
 
     # Cycles ------------------------------------------------------------------------------------
 
@@ -161,10 +180,13 @@ class Daemon:
         if duty is None:
             return ""
         began = time.monotonic()
+        self._board.begin(name, _now())
         level = logging.INFO
         report: Report | None = None
         try:
-            report = tour(setup.session, duty, self._reach(setup.settings))
+            reach = replace(self._reach(setup.settings), on_considered=self._on_considered)
+            report = carry_out_approved(setup.session, duty, reach)
+            report = report or tour(setup.session, duty, reach)
             verdict = report.verdict
         except LeavingError as error:
             verdict = str(error)
@@ -179,8 +201,21 @@ class Daemon:
         verdict = " ".join(verdict.split())  # errors may have several lines, a verdict has one
         if report is None:
             self._remember_trouble(setup, name, verdict)
-        self._tell(setup, duty, report, verdict, level, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._board.end(
+            name,
+            duty.mode,
+            verdict,
+            at=_now(),
+            took_seconds=seconds,
+            next_at=_next_cycle(duty, setup.settings),
+        )
+        self._tell(setup, duty, report, verdict, level, seconds)
         return verdict
+
+    def _on_considered(self, duty: Duty, considered: Considered) -> None:
+        self._board.saw(duty.name, duty.mode, Seen.of(considered.cycle))
+        keep_if_recommended(self._setup.settings, duty, considered)
 
     def _remember_trouble(self, setup: Setup, name: str, verdict: str) -> None:
         past = PastCycle(at=_now(), wanted=False, acted=False)
@@ -307,6 +342,7 @@ class Daemon:
         worker.start()
         self._schedule(first=True)
         self._scheduler.start()
+        self._open_api()
         self._notifier.ready(self._summary())
         log.info("started", extra={"summary": self._summary()})
         every = min(LISTEN_SECONDS, watchdog / 3) if watchdog else LISTEN_SECONDS
@@ -322,6 +358,17 @@ class Daemon:
                 self.reload()
             else:
                 return self._leave(got, every)
+
+    def _open_api(self) -> None:
+        """Put a notice up for each policy, and serve what is put up."""
+        settings = self._setup.settings
+        self._board.expect(
+            {
+                name: (duty.mode, _next_cycle(duty, settings))
+                for name, duty in self._setup.duties.items()
+            }
+        )
+        self._api.open(settings, os.environ)
 
     def _is_alive(self, worker: threading.Thread) -> bool:
         settings = self._setup.settings
@@ -344,6 +391,7 @@ class Daemon:
         self._setup = setup
         set_up_logs(setup.settings.daemon.log)
         self._schedule(first=False)
+        self._open_api()
         log.info("reloaded", extra={"summary": self._summary()})
         self._notifier.ready(self._summary())
         return True
@@ -363,6 +411,7 @@ class Daemon:
         while self._pulse.busy and time.monotonic() - now < GRACE_SECONDS + LEAVE_SECONDS:
             self._notifier.alive()
             threading.Event().wait(min(every, 0.2))
+        self._api.close()
         log.info("stopped", extra={"left_behind": self._pulse.busy})
         return ExitCode.INTERRUPTED if got is signal.SIGINT else ExitCode.TERMINATED
 
@@ -373,6 +422,14 @@ def trigger_of(duty: Duty, interval_seconds: float, jitter_share: float) -> Base
         return CronTrigger.from_crontab(duty.policy.active.cron)
     jitter = int(interval_seconds * jitter_share)
     return IntervalTrigger(seconds=interval_seconds, jitter=jitter or None)
+
+
+def _next_cycle(duty: Duty, settings: Settings) -> datetime | None:
+    """Say when a policy is due again if nothing gets in its way."""
+    daemon = settings.daemon
+    trigger = trigger_of(duty, daemon.interval_seconds, daemon.jitter_share)
+    due: datetime | None = trigger.get_next_fire_time(None, _now())
+    return due
 
 
 def _now() -> datetime:

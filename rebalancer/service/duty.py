@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rebalancer.cluster.inventory import HostId, HostState, Snapshot
-from rebalancer.cluster.plan import MigrationState, Plan
+from rebalancer.cluster.plan import MigrationState, Plan, PowerStep
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import LockHeldError
 from rebalancer.forecast.demand import forecast_demand
@@ -31,8 +31,10 @@ from rebalancer.service.config import RunMode, Settings, journal_url
 from rebalancer.service.configured import rollout_settings
 from rebalancer.service.cycle import Cycle
 from rebalancer.service.cycle_history import CycleHistory, CycleRecord
+from rebalancer.service.evacuation import with_evacuation
 from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json
+from rebalancer.service.power_duty import due_steps, power_duty_of, switch_hosts
 from rebalancer.service.session import Session, observe, plan_for
 from rebalancer.service.stability import (
     DAMPING_CYCLES,
@@ -78,6 +80,8 @@ class Reach:
     for_change: Callable[[], ChangeAccess]
     on_event: Callable[[Event], None]
     should_stop: Callable[[], StopRequest]
+    on_considered: Callable[[Duty, Considered], None] = lambda _duty, _considered: None
+    """Told of every plan before anything is done about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,8 @@ class Report:
     verdict: str
     plan: str = ""
     migrations: int = 0
+    power: tuple[PowerStep, ...] = ()
+    """What the plan says of waking hosts and putting them to sleep."""
     past: PastCycle
 
 
@@ -124,12 +130,13 @@ def tour(session: Session, duty: Duty, reach: Reach) -> Report:
         access = reach.for_change()
         try:
             report = _acting(session, duty, reach, access)
+            report = _with_power(session, duty, reach, access, report)
         finally:
-            access.driver.close()
+            access.close()
         cluster = access.read.cluster
     else:
         read = reach.for_reading()
-        report, cluster = _looking(session, duty, read), read.cluster
+        report, cluster = _looking(session, duty, reach, read), read.cluster
     remember(session.settings, duty.name, cluster, report.verdict, report.past)
     return report
 
@@ -149,7 +156,7 @@ def keep(
 ) -> str:
     """Keep what a cycle outside the daemon came to, and return its verdict."""
     said = considered.decision.verdict
-    verdict = said if result is None else _moved(considered.cycle.plan, result)
+    verdict = said if result is None else moved_text(considered.cycle.plan, result)
     report = _report(considered, snapshot, verdict, acted=result is not None)
     remember(session.settings, duty.name, snapshot.cluster, verdict, report.past)
     return verdict
@@ -161,10 +168,11 @@ def remember(settings: Settings, policy: str, cluster: str, verdict: str, past: 
         history.add(CycleRecord(cluster=cluster, policy=policy, verdict=verdict, past=past))
 
 
-def _looking(session: Session, duty: Duty, access: ReadAccess) -> Report:
+def _looking(session: Session, duty: Duty, reach: Reach, access: ReadAccess) -> Report:
     with session.journal(access.clock) as journal:
         snapshot = observe(session, access)
         considered = consider(session, duty, access, snapshot, journal)
+        reach.on_considered(duty, considered)
         remark = _cut_short(journal, access.cluster)
     decision = considered.decision
     verdict = f"recommended: {decision.verdict}" if decision.act else decision.verdict
@@ -188,6 +196,7 @@ def _acting(session: Session, duty: Duty, reach: Reach, access: ChangeAccess) ->
             return Report(verdict=left, past=_nothing_at(read.clock.now()))
         snapshot = observe(session, read)
         considered = consider(session, duty, read, snapshot, journal)
+        reach.on_considered(duty, considered)
         if not considered.decision.act:
             return _report(considered, snapshot, considered.decision.verdict, acted=False)
         if paused := journal.wishes(read.cluster).why_paused:
@@ -200,8 +209,18 @@ def _acting(session: Session, duty: Duty, reach: Reach, access: ChangeAccess) ->
                     "VMs were moved by somebody else while this plan was made; the next cycle "
                     "looks again"
                 )
-            result = _carry_out(session, duty, reach, access, plan, snapshot, journal, lease)
-    return _report(considered, snapshot, _moved(plan, result), acted=True)
+            result = carry_out(session, duty, reach, access, plan, snapshot, journal, lease)
+    return _report(considered, snapshot, moved_text(plan, result), acted=True)
+
+
+def _with_power(
+    session: Session, duty: Duty, reach: Reach, access: ChangeAccess, report: Report
+) -> Report:
+    """Switch hosts as the plan says, where the settings allow it, and add that to the verdict."""
+    task = power_duty_of(session, access, duty.policy, duty.name, duty.rhythm)
+    steps = due_steps(report.power, moved=report.past.acted)
+    said = switch_hosts(session, access, task, steps, reach.should_stop)
+    return replace(report, verdict=report.verdict + said) if said else report
 
 
 def look_after(
@@ -221,6 +240,7 @@ def look_after(
             lease=lease,
             on_event=reach.on_event,
             should_stop=reach.should_stop,
+            hooks=access.hooks,
         )
         for result in results:
             log.info("recovered", extra={"rollout": result.rollout, "states": _states(result)})
@@ -248,6 +268,7 @@ def consider(
     needed = policy.trigger.for_cycles if policy.trigger is not None else 1
     past = _past(session.settings, access.cluster, duty.name, 2 * max(needed, DAMPING_CYCLES))
     since = now - timedelta(seconds=look_back_seconds(policy.limits))
+    snapshot = with_evacuation(snapshot, policy)
     held, held_policy = steadied(
         snapshot,
         policy,
@@ -259,7 +280,7 @@ def consider(
     held = _with_rests(held, policy, journal, now)
     cycle = plan_for(session, access, held, held_policy)
     load = imbalance(snapshot, cycle.demand, policy)
-    is_uneven = policy.trigger is not None and exceeds(load, policy.trigger)
+    is_uneven = exceeds(load, policy)
     waited = needed if at_once else cycles_wanted(past, now, duty.rhythm)
     decision = decide(cycle.plan, held, policy, waited)
     wanted = is_uneven or bool(cycle.plan.migrations)
@@ -295,7 +316,7 @@ def _past(settings: Settings, cluster: str, policy: str, count: int) -> list[Pas
         return [record.past for record in history.latest(cluster, policy, count)]
 
 
-def _carry_out(
+def carry_out(
     session: Session,
     duty: Duty,
     reach: Reach,
@@ -305,6 +326,8 @@ def _carry_out(
     journal: Journal,
     lease: Lease,
 ) -> RolloutResult:
+    """Carry a plan out, and write a line for each of its migrations."""
+
     def tell(event: Event) -> None:
         reach.on_event(event)
         if isinstance(event, MigrationEnded):
@@ -322,6 +345,7 @@ def _carry_out(
             plan_text=plan_to_json(plan),
             on_event=tell,
             should_stop=reach.should_stop,
+            hooks=access.hooks,
         )
 
 
@@ -349,7 +373,7 @@ def _log_migration(plan: Plan, event: MigrationEnded) -> None:
     )
 
 
-def _moved(plan: Plan, result: RolloutResult) -> str:
+def moved_text(plan: Plan, result: RolloutResult) -> str:
     """Say how a rollout went: `moved 6 VMs, peak CPU 0.91 → 0.73`."""
     done = len(result.in_state(MigrationState.COMPLETE))
     planned = len(result.outcomes)
@@ -374,6 +398,7 @@ def _report(considered: Considered, snapshot: Snapshot, verdict: str, *, acted: 
         verdict=verdict,
         plan=plan.id,
         migrations=len(plan.migrations),
+        power=plan.power,
         past=PastCycle(
             at=snapshot.taken_at,
             wanted=considered.wanted,

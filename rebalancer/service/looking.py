@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from rebalancer.cluster.inventory import HostState
 from rebalancer.cluster.plan import ENDED_STATES, MigrationState
+from rebalancer.cluster.policy import Policy
 from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.planning.accuracy import Accuracy, accuracy_of
@@ -17,11 +19,13 @@ from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import LeaseHolder, is_dead
 from rebalancer.rollout.records import MigrationRow, RolloutRow, RolloutStatus
 from rebalancer.service import exit_codes, options
-from rebalancer.service.access import Where, open_for_reading, policy_of
+from rebalancer.service.access import ReadAccess, Where, open_for_reading, policy_of
 from rebalancer.service.account import HistoryRow, HostNote, RunningRow, Status
 from rebalancer.service.config import effective_settings, journal_url, load_settings
+from rebalancer.service.cycle import Cycle
 from rebalancer.service.cycle_history import CycleHistory
 from rebalancer.service.file_kind import FileKind, kind_of
+from rebalancer.service.found import progress_to
 from rebalancer.service.plan_file import plan_of_text, read_plan, write_plan
 from rebalancer.service.policy_file import read_policy
 from rebalancer.service.report import (
@@ -43,6 +47,7 @@ from rebalancer.service.session import (
     plan_for,
     policy_for,
 )
+from rebalancer.service.stability import look_back_seconds, rests_ignored
 from rebalancer.service.steering import throttled_text
 from rebalancer.simulation.scenario import read_scenario
 
@@ -61,12 +66,17 @@ def plan(
     probe: options.Probe = False,
     solver_time: options.SolveTime = None,
     detailed_exitcode: options.DetailedExitCode = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Say what is found while it is searched.")
+    ] = False,
 ) -> ExitCode:
     """Say which VMs should move where, how, how long it takes; change nothing."""
     session = open_session(config, placement__time_limit_seconds=solver_time)
     access = open_for_reading(session.settings, Where(scenario=scenario, snapshot=snapshot))
     in_force = policy_for(session, access, policy)
-    cycle = plan_for(session, access, observe(session, access, probe=probe), in_force)
+    seen = observe(session, access, probe=probe)
+    tell = progress_to(session.err) if verbose else None
+    cycle = plan_for(session, access, seen, in_force, tell=tell)
     if out is not None:
         write_plan(cycle.plan, out)
     render_plan(
@@ -79,9 +89,19 @@ def plan(
     )
     if cycle.snapshot.usage_fault:
         session.err.print(cycle.snapshot.usage_fault, markup=False, soft_wrap=True)
+    if access.is_real and (ignored := _rests_ignored(session, access, cycle, in_force)):
+        session.err.print(ignored, markup=False, soft_wrap=True)
     if out is None and cycle.plan.migrations:
         session.err.print("nothing was changed: --out plan.json saves the plan for apply")
     return exit_codes.for_plan(cycle.plan, detailed=detailed_exitcode)
+
+
+def _rests_ignored(session: Session, access: ReadAccess, cycle: Cycle, policy: Policy) -> str:
+    now = access.clock.now()
+    since = now - timedelta(seconds=look_back_seconds(policy.limits))
+    with session.existing_journal() as journal:
+        moves = journal.moves_since(since, access.cluster) if journal is not None else ()
+    return rests_ignored(cycle.plan, cycle.snapshot, policy.limits, moves, now)
 
 
 def take_snapshot(
@@ -108,10 +128,7 @@ def take_snapshot(
 def status(config: options.Config = None, output: options.Output = Format.TABLE) -> ExitCode:
     """Say who is changing the cluster, what is being moved, and which hosts are draining."""
     session = open_session(config)
-    with session.existing_journal() as journal:
-        now = _status(session, journal)
-    if journal is not None:
-        now = _with_verdict(session, now)
+    now = status_of(session)
     render_status(now, output, session.out)
     return ExitCode.UNKNOWN_OUTCOME if now.unknown else ExitCode.SUCCESS
 
@@ -139,7 +156,7 @@ def history(
         rows = (
             []
             if journal is None
-            else [_history_row(journal, row) for row in journal.rollouts(cluster, limit)]
+            else [history_row(journal, row) for row in journal.rollouts(cluster, limit)]
         )
     render_history(rows, output, session.out)
     return ExitCode.SUCCESS
@@ -212,6 +229,13 @@ def show_config(
     session = open_session(config)
     render_settings(effective_settings(session.settings), output, session.out)
     return ExitCode.SUCCESS
+
+
+def status_of(session: Session) -> Status:
+    """Say what is going on, as the journal has it."""
+    with session.existing_journal() as journal:
+        now = _status(session, journal)
+    return now if journal is None else _with_verdict(session, now)
 
 
 def _status(session: Session, journal: Journal | None) -> Status:
@@ -288,7 +312,8 @@ def _accuracy(journal: Journal | None, cluster: str | None, limit: int) -> tuple
     )
 
 
-def _history_row(journal: Journal, row: RolloutRow) -> HistoryRow:
+def history_row(journal: Journal, row: RolloutRow) -> HistoryRow:
+    """Say of a rollout how it went."""
     past = plan_of_text(journal.plan_text(row.id), origin=f"plan {row.plan_id} in the journal")
     died = row.status is RolloutStatus.RUNNING and row.ended_at is None
     return HistoryRow(

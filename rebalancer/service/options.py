@@ -42,6 +42,10 @@ SolveTime = Annotated[
     float | None,
     typer.Option("--solver-time", min=0.1, help="Seconds to look for a placement."),
 ]
+AllowCold = Annotated[
+    bool,
+    typer.Option("--allow-cold", help="VMs that cannot be moved alive may be shut down."),
+]
 PlanOut = Annotated[
     Path | None, typer.Option("--out", help="Save the plan here, for `rebalancer apply`.")
 ]

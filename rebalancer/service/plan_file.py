@@ -23,8 +23,10 @@ from pydantic import AfterValidator, AwareDatetime, Field
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
 from rebalancer.cluster.plan import (
+    AboveBand,
     Confidence,
     HostOutlook,
+    LaterTier,
     Migration,
     Objective,
     Plan,
@@ -40,6 +42,7 @@ from rebalancer.cluster.plan import (
 from rebalancer.cluster.rules import Violation
 from rebalancer.errors import Fault, InvalidFileError, UsageError
 from rebalancer.files import Document, FileModel, json_text, open_json
+from rebalancer.service.explanation_record import ExplanationRecord
 
 SCHEMA_VERSION = 1
 
@@ -66,6 +69,35 @@ class VerdictRecord(FileModel):
         return Verdict(kind=self.kind, text=self.text)
 
 
+class LaterTierRecord(FileModel):
+    """See `cluster.plan.LaterTier`."""
+
+    tier: int
+    goals: tuple[str, ...] = ()
+    before: float
+    after: float
+    bound: float
+
+    def noun(self) -> LaterTier:
+        """Return the tier that this means."""
+        return LaterTier(**_given(self))
+
+
+class AboveBandRecord(FileModel):
+    """See `cluster.plan.AboveBand`."""
+
+    host: str
+    name: str
+    resource: str
+    ratio: Amount
+    band_ratio: Amount
+    reasons: tuple[str, ...] = ()
+
+    def noun(self) -> AboveBand:
+        """Return the host that this means."""
+        return AboveBand(**_given(self))
+
+
 class ObjectiveRecord(FileModel):
     """See `cluster.plan.Objective`."""
 
@@ -76,6 +108,7 @@ class ObjectiveRecord(FileModel):
     solve_seconds: Amount
     terms_before: Mapping[str, float] = {}
     terms_after: Mapping[str, float] = {}
+    later: tuple[LaterTierRecord, ...] = ()
     gap_ratio: float | None = None
     """Derived; not read."""
     captured_ratio: float | None = None
@@ -83,7 +116,8 @@ class ObjectiveRecord(FileModel):
 
     def noun(self) -> Objective:
         """Return the objective that this means."""
-        return Objective(**_given(self, but=("gap_ratio", "captured_ratio")))
+        given = _given(self, but=("gap_ratio", "captured_ratio", "later"))
+        return Objective(**given, later=_nouns(self.later))
 
 
 class PredictionRecord(FileModel):
@@ -167,6 +201,10 @@ class PowerRecord(FileModel):
     action: PowerAction
     reason: str
     depends_on: tuple[Name, ...] = ()
+    vms: Count = 0
+    moved_bytes: Amount = 0.0
+    saved_watts: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    payback_seconds: Amount | None = None
 
     def noun(self) -> PowerStep:
         """Return the step that this means."""
@@ -205,6 +243,7 @@ class PlanRecord(FileModel):
     hosts: tuple[HostRecord, ...]
     migrations: tuple[MigrationRecord, ...]
     unmoved: tuple[UnmovedRecord, ...] = ()
+    above_band: tuple[AboveBandRecord, ...] = ()
     power: tuple[PowerRecord, ...] = ()
     makespan_seconds: Amount = 0.0
     makespan_lower_bound_seconds: Amount = 0.0
@@ -214,6 +253,7 @@ class PlanRecord(FileModel):
     deadline_seconds: Amount | None = None
     makespan_upper_seconds: Amount | None = None
     breaks_deadline: tuple[str, ...] = ()
+    explanation: ExplanationRecord = ExplanationRecord()
 
     def noun(self) -> Plan:
         """Return the plan that this means."""
@@ -221,15 +261,17 @@ class PlanRecord(FileModel):
             "hosts",
             "migrations",
             "unmoved",
+            "above_band",
             "power",
             "violations_before",
             "violations_after",
         )
         return Plan(
-            **_given(self, but=("schema_version", "verdict", "objective", *listed)),
+            **_given(self, but=("schema_version", "verdict", "objective", "explanation", *listed)),
             **{name: _nouns(getattr(self, name)) for name in listed},
             verdict=self.verdict.noun(),
             objective=self.objective.noun() if self.objective else None,
+            explanation=self.explanation.noun(),
         )
 
 

@@ -21,6 +21,8 @@ from rebalancer.cluster.plan import (
     SolveStatus,
     VerdictKind,
 )
+from rebalancer.service.explanation_report import explanation_blocks
+from rebalancer.service.goal_report import above_band_table, later_lines
 from rebalancer.service.layout import (
     Bar,
     Block,
@@ -32,7 +34,9 @@ from rebalancer.service.layout import (
     Tone,
     abridged,
 )
+from rebalancer.service.power_report import power_blocks
 from rebalancer.service.wording import (
+    at_least_text,
     at_most_text,
     bytes_text,
     clock_text,
@@ -73,15 +77,23 @@ def plan_blocks(
     yield Line(text=plan.verdict.text, tone=_TONES[plan.verdict.kind])
     if plan.objective is not None:
         yield Line(text=objective_text(plan.objective), tone=Tone.DIM)
+        yield from later_lines(plan.objective)
+    elif plan.verdict.kind is VerdictKind.BALANCED:
+        yield Line(
+            text="no better placement was searched for: nothing calls for one", tone=Tone.DIM
+        )
     if plan.hosts:
         yield hosts_table(plan.hosts, wide=wide)
     if plan.migrations:
         yield steps_table(plan, wide=wide)
     if plan.power:
-        yield _power_table(plan)
+        yield from power_blocks(plan.power, host_names(plan))
     yield from _violations_tables(plan, wide=wide)
     if plan.unmoved:
         yield _unmoved_table(plan, wide=wide)
+    if plan.above_band:
+        yield above_band_table(plan.above_band, wide=wide)
+    yield from explanation_blocks(plan.explanation, host_names(plan), wide=wide)
     if plan.migrations:
         yield Line(text=totals_text(plan))
     if commands and plan.commands:
@@ -94,16 +106,18 @@ def plan_blocks(
 def objective_text(objective: Objective) -> str:
     """Say how good the placement is, and how far it can be from the best possible."""
     solved = f"{_status_text(objective.status)} after {seconds_text(objective.solve_seconds)}"
-    if objective.status in (SolveStatus.INFEASIBLE, SolveStatus.UNCHANGED):
+    if objective.status is SolveStatus.INFEASIBLE:
         return f"objective {objective.before:.4g}, unchanged; {solved}"
+    proof = (
+        f"gap ≤ {at_most_text(objective.gap_ratio)} to the best possible, "
+        f"captured {at_least_text(objective.captured_ratio)} of the possible improvement; {solved}"
+    )
+    if objective.status is SolveStatus.UNCHANGED:
+        return f"objective {objective.before:.4g}, unchanged, {proof}"
     change = ""
     if objective.before > 0:
         change = f" (−{ratio_text(1 - objective.after / objective.before)})".replace("−-", "+")
-    return (
-        f"objective {objective.before:.4g} → {objective.after:.4g}{change}, "
-        f"gap ≤ {at_most_text(objective.gap_ratio)} to the best possible, "
-        f"{ratio_text(objective.captured_ratio)} of the possible improvement captured; {solved}"
-    )
+    return f"objective {objective.before:.4g} → {objective.after:.4g}{change}, {proof}"
 
 
 def totals_text(plan: Plan) -> str:
@@ -186,6 +200,7 @@ def steps_table(plan: Plan, *, wide: bool = False) -> Table:
             Column(title="from → to"),
             Column(title="mode"),
             Column(title="bandwidth", right=True, minor=True),
+            Column(title="sends", right=True, minor=True),
             Column(title="time", right=True),
             Column(title="downtime", right=True),
             Column(title="start", right=True),
@@ -253,33 +268,12 @@ def _step_row(migration: Migration, names: dict[HostId, str], *, wide: bool) -> 
         f"{source} → {target}",
         migration.mode.value,
         rate_text(migration.bytes_per_second),
+        bytes_text(predicted.transfer_bytes),
         about + seconds_text(predicted.duration_seconds),
         about + seconds_text(predicted.downtime_seconds),
         clock_text(predicted.start_seconds),
         clock_text(predicted.finish_seconds),
         "; ".join(part for part in (migration.reason, why_so) if part),
-    )
-
-
-def _power_table(plan: Plan) -> Table:
-    names = host_names(plan)
-    return Table(
-        title="Power",
-        columns=(
-            Column(title="host"),
-            Column(title="action"),
-            Column(title="after"),
-            Column(title="reason", prose=True),
-        ),
-        rows=tuple(
-            (
-                names.get(step.host, step.host),
-                step.action.value,
-                ", ".join(step.depends_on) or "at once",
-                step.reason,
-            )
-            for step in plan.power
-        ),
     )
 
 

@@ -13,21 +13,18 @@ from typing import Any
 
 from apscheduler.triggers.cron import CronTrigger
 
-from rebalancer.cluster.policy import GeographyCriterion, Policy, Schedule
+from rebalancer.cluster.policy import Policy, Schedule
 from rebalancer.errors import Fault, InvalidFileError
 from rebalancer.files import Document, FileModel, open_yaml
-from rebalancer.service.policy_format import (
-    BalanceSection,
-    GeographySection,
-    GoalSection,
-    PolicyFile,
-)
+from rebalancer.service.goal_faults import goal_faults
+from rebalancer.service.policy_format import PolicyFile
 from rebalancer.service.rule_format import (
     BanSection,
     FenceSection,
     RuleSection,
     SpreadSection,
     TogetherSection,
+    says_something,
 )
 
 
@@ -86,16 +83,7 @@ def _faults(file: PolicyFile, document: Document) -> Iterator[Fault]:
     """Everything wrong that one field alone does not show, in the order of the file."""
     if file.active.cron is not None and (problem := _cron_problem(file.active.cron)):
         yield document.fault(("active", "cron"), problem, 'expected such as "*/5 8-19 * * mon-fri"')
-    kinds = Counter[str]()
-    for index, goal in enumerate(file.goals):
-        kinds[goal.goal] += 1
-        if kinds[goal.goal] == 2:
-            yield document.fault(
-                ("goals", index),
-                f"a second goal {goal.goal}",
-                "each kind of goal may be given once",
-            )
-        yield from _goal_faults(goal, ("goals", index), document)
+    yield from goal_faults(file.goals, document)
     names = Counter[str]()
     for index, rule in enumerate(file.rules):
         if rule.name is not None:
@@ -113,32 +101,15 @@ def _faults(file: PolicyFile, document: Document) -> Iterator[Fault]:
         )
 
 
-def _goal_faults(
-    goal: GoalSection, path: tuple[str | int, ...], document: Document
-) -> Iterator[Fault]:
-    if isinstance(goal, BalanceSection) and not (goal.resources.cpu or goal.resources.memory):
-        yield document.fault(
-            (*path, "resources"), "every weight is 0", "expected one above 0, or no balance goal"
-        )
-    if isinstance(goal, GeographySection):
-        by_latency = goal.criterion is GeographyCriterion.LATENCY
-        if goal.users is not None and not by_latency:
-            yield document.fault(
-                (*path, "users"),
-                f"has no meaning with criterion {goal.criterion}",
-                "expected only with criterion latency",
-            )
-        if goal.users is None and by_latency:
-            yield document.fault(
-                (*path, "users"),
-                "this key is missing",
-                "expected the site or group of users to be near to",
-            )
-
-
 def _rule_faults(
     rule: RuleSection, path: tuple[str | int, ...], document: Document
 ) -> Iterator[Fault]:
+    if isinstance(rule, SpreadSection) and None not in (rule.at_most, rule.at_least):
+        yield document.fault(
+            (*path, "at_least"),
+            "is given beside at_most",
+            "write two rules: one with at_most, one with at_least",
+        )
     grouped = isinstance(rule, SpreadSection | TogetherSection) and rule.by is not None
     selectors: list[tuple[str, FileModel]] = [] if grouped else [("vms", rule.vms)]
     if isinstance(rule, FenceSection):
@@ -146,17 +117,13 @@ def _rule_faults(
     if isinstance(rule, BanSection):
         selectors.append(("hosts", rule.hosts))
     for key, selector in selectors:
-        if not _says_something(selector):
+        if not says_something(selector):
             what = "VM" if key == "vms" else "host"
             yield document.fault(
                 (*path, key),
                 f"selects every {what}",
                 f'write names: "*" if that is meant, or say which {what}s',
             )
-
-
-def _says_something(selector: FileModel) -> bool:
-    return any(getattr(selector, name) for name in type(selector).model_fields)
 
 
 def _cron_problem(expression: str) -> str:

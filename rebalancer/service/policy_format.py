@@ -13,6 +13,7 @@ from pydantic import Field
 
 from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.policy import (
+    BalancedResource,
     BalanceGoal,
     DrainGoal,
     GeographyCriterion,
@@ -22,20 +23,31 @@ from rebalancer.cluster.policy import (
     Limits,
     MigrationPermissions,
     MovementGoal,
+    MovementMeasure,
     Overcommit,
     PowerGoal,
+    RelieveGoal,
     Trigger,
 )
-from rebalancer.files import FileModel, Ratio, Seconds
-from rebalancer.service.rule_format import AtLeastOne, HostSelectorSection, RuleSection
+from rebalancer.files import Bytes, FileModel, Ratio, Seconds
+from rebalancer.service.rule_format import (
+    AtLeastOne,
+    HostSelectorSection,
+    RuleSection,
+    VmSelectorSection,
+)
 
 type Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+type MoveCount = Annotated[int, Field(ge=0, le=1_000_000)]
+type Share = Annotated[Ratio, Field(gt=0, le=1)]
 type Tier = Annotated[int, Field(ge=0, le=100)]
+
+JOULES_PER_WATT_HOUR = 3600.0
 
 _HEADROOM, _OVERCOMMIT, _TRIGGER = Headroom(), Overcommit(), Trigger()
 _LIMITS, _MIGRATION = Limits(), MigrationPermissions()
 _BALANCE, _POWER, _GEOGRAPHY = BalanceGoal(), PowerGoal(), GeographyGoal()
-_MOVEMENT, _DRAIN = MovementGoal(), DrainGoal()
+_MOVEMENT, _DRAIN, _RELIEVE = MovementGoal(), DrainGoal(), RelieveGoal()
 
 
 class AppliesSection(FileModel):
@@ -68,6 +80,8 @@ class BalanceSection(FileModel):
     tier: Tier = _BALANCE.tier
     weight: Weight = _BALANCE.weight
     resources: BalanceResources = BalanceResources()
+    guard: tuple[BalancedResource, ...] = tuple(sorted(_BALANCE.guard))
+    """What may not become less even than it is."""
 
     def noun(self) -> Goal:
         """Return the goal that this means."""
@@ -76,6 +90,28 @@ class BalanceSection(FileModel):
             weight=self.weight,
             cpu_weight=self.resources.cpu,
             memory_weight=self.resources.memory,
+            guard=frozenset(self.guard),
+        )
+
+
+class RelieveSection(FileModel):
+    """Bring hosts above a band down to it."""
+
+    goal: Literal["relieve"]
+    tier: Tier = _RELIEVE.tier
+    weight: Weight = _RELIEVE.weight
+    above: Annotated[Ratio, Field(gt=0)] | None = _RELIEVE.cpu_ratio
+    """A host is above the band when its CPU load is above this share of its cores."""
+    memory_above: Annotated[Ratio, Field(gt=0)] | None = _RELIEVE.memory_ratio
+    """The same for the memory of its VMs."""
+
+    def noun(self) -> Goal:
+        """Return the goal that this means."""
+        return RelieveGoal(
+            tier=self.tier,
+            weight=self.weight,
+            cpu_ratio=self.above,
+            memory_ratio=self.memory_above,
         )
 
 
@@ -86,10 +122,24 @@ class PowerSection(FileModel):
     tier: Tier = _POWER.tier
     weight: Weight = _POWER.weight
     min_awake: AtLeastOne = _POWER.min_awake
+    spare: Annotated[Ratio, Field(lt=1)] = _POWER.spare_ratio
+    payback: Annotated[Seconds, Field(gt=0)] | None = _POWER.payback_seconds
+    boot: Seconds = _POWER.boot_seconds
+    wear_watt_hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] = (
+        _POWER.wear_joules / JOULES_PER_WATT_HOUR
+    )
 
     def noun(self) -> Goal:
         """Return the goal that this means."""
-        return PowerGoal(tier=self.tier, weight=self.weight, min_awake=self.min_awake)
+        return PowerGoal(
+            tier=self.tier,
+            weight=self.weight,
+            min_awake=self.min_awake,
+            spare_ratio=self.spare,
+            payback_seconds=self.payback,
+            boot_seconds=self.boot,
+            wear_joules=self.wear_watt_hours * JOULES_PER_WATT_HOUR,
+        )
 
 
 class GeographySection(FileModel):
@@ -100,11 +150,20 @@ class GeographySection(FileModel):
     weight: Weight = _GEOGRAPHY.weight
     criterion: GeographyCriterion = _GEOGRAPHY.criterion
     users: Annotated[str, Field(min_length=1)] | None = _GEOGRAPHY.users
+    vms: VmSelectorSection | None = None
+    """The VMs that it is about."""
+    payback: Annotated[Seconds, Field(gt=0)] = _GEOGRAPHY.payback_seconds
+    """In this time a move has to pay for what the links take."""
 
     def noun(self) -> Goal:
         """Return the goal that this means."""
         return GeographyGoal(
-            tier=self.tier, weight=self.weight, criterion=self.criterion, users=self.users
+            tier=self.tier,
+            weight=self.weight,
+            criterion=self.criterion,
+            users=self.users,
+            vms=None if self.vms is None else self.vms.noun(),
+            payback_seconds=self.payback,
         )
 
 
@@ -114,10 +173,21 @@ class MovementSection(FileModel):
     goal: Literal["movement"]
     tier: Tier = _MOVEMENT.tier
     weight: Weight = _MOVEMENT.weight
+    measure: MovementMeasure = _MOVEMENT.measure
+    dear: VmSelectorSection | None = None
+    """VMs that cost more to move than their bytes say."""
+    dear_times: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = _MOVEMENT.dear_times
+    """So many times as much."""
 
     def noun(self) -> Goal:
         """Return the goal that this means."""
-        return MovementGoal(tier=self.tier, weight=self.weight)
+        return MovementGoal(
+            tier=self.tier,
+            weight=self.weight,
+            measure=self.measure,
+            dear=None if self.dear is None else self.dear.noun(),
+            dear_times=self.dear_times,
+        )
 
 
 class DrainSection(FileModel):
@@ -126,14 +196,25 @@ class DrainSection(FileModel):
     goal: Literal["drain"]
     tier: Tier = _DRAIN.tier
     weight: Weight = _DRAIN.weight
+    evacuate: HostSelectorSection | None = None
+    """Hosts that are to be emptied as if they were draining."""
 
     def noun(self) -> Goal:
         """Return the goal that this means."""
-        return DrainGoal(tier=self.tier, weight=self.weight)
+        return DrainGoal(
+            tier=self.tier,
+            weight=self.weight,
+            evacuate=None if self.evacuate is None else self.evacuate.noun(),
+        )
 
 
 type GoalSection = Annotated[
-    BalanceSection | PowerSection | GeographySection | MovementSection | DrainSection,
+    BalanceSection
+    | RelieveSection
+    | PowerSection
+    | GeographySection
+    | MovementSection
+    | DrainSection,
     Field(discriminator="goal"),
 ]
 
@@ -184,7 +265,12 @@ class TriggerSection(FileModel):
 class LimitsSection(FileModel):
     """Caps on one plan."""
 
-    migrations: Annotated[int, Field(ge=0, le=1_000_000)] | None = _LIMITS.migrations
+    migrations: Annotated[int, Field(ge=0, le=1_000_000)] | Share | None = _LIMITS.migrations
+    moved_memory: Annotated[Bytes, Field(ge=0)] | None = _LIMITS.moved_bytes
+    moves_out_of_host: MoveCount | None = _LIMITS.moves_out_of_host
+    moves_into_host: MoveCount | None = _LIMITS.moves_into_host
+    moves_between_sites: MoveCount | None = _LIMITS.moves_between_sites
+    memory_between_sites: Annotated[Bytes, Field(ge=0)] | None = _LIMITS.bytes_between_sites
     per_host_out: AtLeastOne = _LIMITS.per_host_out
     per_host_in: AtLeastOne = _LIMITS.per_host_in
     cluster: AtLeastOne = _LIMITS.cluster
@@ -195,7 +281,13 @@ class LimitsSection(FileModel):
     def noun(self) -> Limits:
         """Return the limits that this means."""
         return Limits(
-            migrations=self.migrations,
+            migrations=None if isinstance(self.migrations, float) else self.migrations,
+            migrations_ratio=self.migrations if isinstance(self.migrations, float) else None,
+            moved_bytes=self.moved_memory,
+            moves_out_of_host=self.moves_out_of_host,
+            moves_into_host=self.moves_into_host,
+            moves_between_sites=self.moves_between_sites,
+            bytes_between_sites=self.memory_between_sites,
             per_host_out=self.per_host_out,
             per_host_in=self.per_host_in,
             cluster=self.cluster,

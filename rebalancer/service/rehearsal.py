@@ -49,7 +49,8 @@ def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
     access, policy = simulated(scenario, datacentre), policy_of(scenario)
     clock = VirtualClock(datacentre)
     before = access.source.observe()
-    plan = plan_for(session, access, before, policy).plan
+    cycle = plan_for(session, access, before, policy)
+    plan = cycle.plan
     outcomes: tuple[Outcome, ...] = ()
     if plan.migrations:
         with Journal.open("sqlite://", clock) as journal, watching(access, before) as newest:
@@ -64,7 +65,7 @@ def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
             ).outcomes
     after = access.source.observe()
     code = exit_codes.for_rollout(outcomes) if outcomes else exit_codes.for_plan(plan)
-    code = exit_codes.for_drain(code, left=len(stuck_on_draining(before, plan.unmoved)))
+    code = exit_codes.for_drain(code, left=len(stuck_on_draining(cycle.snapshot, plan.unmoved)))
     return Rehearsal(
         plan=plan,
         outcomes=outcomes,

@@ -36,6 +36,7 @@ from rebalancer.service.config import EffectiveSetting
 from rebalancer.service.layout import Block, Line, print_blocks, to_markdown
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.plan_report import plan_blocks
+from rebalancer.service.why_report import WhyReport, why_blocks, why_tree
 
 
 class Format(StrEnum):
@@ -114,6 +115,14 @@ def render_accuracy(
         _render([*accuracy_blocks(rows), *learned_blocks(learned)], output, console)
 
 
+def render_why(report: WhyReport, output: Format, console: Console, *, wide: bool = False) -> None:
+    """Write why a VM is where it is; `wide` shows every host."""
+    if output is Format.JSON:
+        _write_json(why_tree(report), console)
+    else:
+        _render(why_blocks(report, wide=wide), output, console)
+
+
 def render_status(status: Status, output: Format, console: Console) -> None:
     """Write what is going on now."""
     if output is Format.JSON:
@@ -146,10 +155,15 @@ def _write(text: str, console: Console) -> None:
 
 
 def _write_json(value: object, console: Console) -> None:
+    _write(to_json(value) + "\n", console)
+
+
+def to_json(value: object) -> str:
+    """Write an account (a dataclass, or a mapping) as JSON that names its version."""
     tree = _plain(value)
     assert isinstance(tree, dict)
-    text = json.dumps({"schema_version": 1, **tree}, indent=2, ensure_ascii=False, allow_nan=False)
-    _write(text + "\n", console)
+    tree = {"schema_version": 1, **tree}
+    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Rule, Spread, Together
+from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Presence, Rule, Spread, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.files import FileModel
 
@@ -75,18 +75,30 @@ class SpreadSection(_RuleSection):
     rule: Literal["spread"]
     over: Domain = Domain.HOST
     """`host`, `rack` or `site`."""
-    at_most: AtLeastOne = 1
-    """So many of them may be in one place."""
+    at_most: AtLeastOne | None = None
+    """So many of them may be in one place; 1 unless `at_least` is given."""
+    at_least: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    """They have to be in so many different places, however many are in each."""
     by: Annotated[str, Field(min_length=1)] | None = None
     """A label: the VMs of each of its values form a group of their own."""
 
     def noun(self, name: str) -> Rule:
         """Return the rule that this means."""
+        if self.at_least is not None:
+            return Presence(
+                name=name,
+                vms=self.vms.noun(),
+                over=self.over,
+                at_least=self.at_least,
+                by_label=self.by,
+                hard=self.hard,
+                weight=self.weight,
+            )
         return Spread(
             name=name,
             vms=self.vms.noun(),
             over=self.over,
-            at_most=self.at_most,
+            at_most=1 if self.at_most is None else self.at_most,
             by_label=self.by,
             hard=self.hard,
             weight=self.weight,
@@ -94,7 +106,8 @@ class SpreadSection(_RuleSection):
 
     def title(self) -> str:
         """Describe it in a few words."""
-        return f"spread {_vms_text(self.vms, self.by)} over {self.over}"
+        least = f" at least {self.at_least}" if self.at_least is not None else ""
+        return f"spread {_vms_text(self.vms, self.by)} over{least} {self.over}"
 
 
 class TogetherSection(_RuleSection):
@@ -184,6 +197,11 @@ type RuleSection = Annotated[
     SpreadSection | TogetherSection | FenceSection | BanSection | PinSection,
     Field(discriminator="rule"),
 ]
+
+
+def says_something(selector: FileModel) -> bool:
+    """Whether a selector leaves anything out at all."""
+    return any(getattr(selector, name) for name in type(selector).model_fields)
 
 
 def _vms_text(vms: VmSelectorSection, by: str | None = None) -> str:

@@ -7,7 +7,7 @@ import secrets
 import shlex
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.console import Console
 from rebalancer.cluster.inventory import HostId, HostState, Snapshot, VmState
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import UsageError
+from rebalancer.placement.incumbent import Incumbent
 from rebalancer.planning.calibration import NEWEST, calibrate
 from rebalancer.planning.habits import Calibration
 from rebalancer.rollout.driver import Clock
@@ -28,6 +29,8 @@ from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url, load_settings
 from rebalancer.service.cycle import Cycle, Request, run_cycle
 from rebalancer.service.policy_file import parse_policy, read_policy
+from rebalancer.service.power_view import power_marks, with_power
+from rebalancer.service.workers import workers_for
 
 
 class _Output(Console):
@@ -98,6 +101,8 @@ def observe(
     """Look at the cluster; hosts that are to be drained are draining in what is returned."""
     snapshot = access.source.observe()
     marked = drain_marks(session, snapshot.cluster) if access.is_real else {}
+    if access.is_real:
+        snapshot = with_power(snapshot, power_marks(session.settings, snapshot.cluster), marked)
     snapshot = with_draining(snapshot, {*marked, *hosts_named(snapshot, also_drain)})
     return with_dirty_rates(snapshot, access) if probe else snapshot
 
@@ -156,10 +161,23 @@ def plan_for(
     policy: Policy,
     *,
     deadline_seconds: float | None = None,
+    tell: Callable[[Incumbent], None] | None = None,
 ) -> Cycle:
     """Take a snapshot through all stages up to the plan."""
+    request = request_for(session, access, deadline_seconds=deadline_seconds)
+    with workers_for(session.settings.placement) as workers:
+        cycle = run_cycle(snapshot, policy, replace(request, workers=workers, tell=tell))
+    for remark in workers.remarks:
+        session.err.print(f"note: {remark}", markup=False, highlight=False, soft_wrap=True)
+    return cycle
+
+
+def request_for(
+    session: Session, access: ReadAccess, *, deadline_seconds: float | None = None
+) -> Request:
+    """Say what a plan that is made now needs to know besides the cluster and the policy."""
     now = access.clock.now()
-    request = Request(
+    return Request(
         plan_id=f"{SystemClock().now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         creator=who_is_asking(),
         now=now,
@@ -170,7 +188,6 @@ def plan_for(
         calibration=learned(session, access),
         deadline_seconds=deadline_seconds,
     )
-    return run_cycle(snapshot, policy, request)
 
 
 def learned(session: Session, access: ReadAccess) -> Calibration:

@@ -18,7 +18,7 @@ from glob import escape
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Host, HostId, HostState, Snapshot, Vm, VmId
 from rebalancer.cluster.plan import Plan, Priority
-from rebalancer.cluster.policy import BalanceGoal, Limits, MovementGoal, Policy
+from rebalancer.cluster.policy import BalanceGoal, Limits, MovementGoal, Policy, RelieveGoal
 from rebalancer.cluster.rules import Ban
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.cluster.violations import hard_violations
@@ -146,6 +146,33 @@ def reverse_bans(
     )
 
 
+def rests_ignored(
+    plan: Plan, snapshot: Snapshot, limits: Limits, moves: Iterable[Move], now: datetime
+) -> str:
+    """Say which moves of a plan that was made on request the daemon would not make yet.
+
+    Somebody who asks for a plan gets the best one there is, rests or not, and is told; empty if
+    no VM of it is resting.
+    """
+    moves = tuple(moves)
+    cooling = cooling_vms(limits, moves, now)
+    bans = reverse_bans(snapshot, limits, moves, now)
+    said = []
+    for migration in plan.migrations:
+        vm, target = snapshot.vm_by_id[migration.vm], snapshot.host_by_id[migration.target]
+        banned = [ban.name for ban in bans if ban.vms.matches(vm) and ban.hosts.matches(target)]
+        if migration.priority is not Priority.BALANCE:
+            continue
+        if why := cooling.get(vm.id) or "".join(banned[:1]):
+            said.append(f"{vm.name}: {why}")
+    if not said:
+        return ""
+    return (
+        "cool-downs and reverse bans were not looked at, as this plan was asked for; the daemon "
+        f"would not move {count_text(len(said), 'VM')} of it yet ({'; '.join(said[:5])})"
+    )
+
+
 def restless_hosts(
     snapshot: Snapshot, past: Sequence[PastCycle], cycles: int = DAMPING_CYCLES
 ) -> Mapping[HostId, str]:
@@ -229,7 +256,8 @@ def reason_not_worth_it(plan: Plan, snapshot: Snapshot, policy: Policy) -> str:
 
     Only plans for balance are judged: what watts or a better site are worth their own goals say.
     """
-    is_for_balance = all(isinstance(goal, BalanceGoal | MovementGoal) for goal in policy.goals)
+    for_balance = BalanceGoal | RelieveGoal | MovementGoal
+    is_for_balance = all(isinstance(goal, for_balance) for goal in policy.goals)
     if not plan.migrations or is_urgent(plan) or not is_for_balance:
         return ""
     patience = max(policy.limits.cooldown_seconds, LEAST_PAYBACK_SECONDS)

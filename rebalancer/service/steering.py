@@ -41,32 +41,13 @@ LinkShare = Annotated[
 def pause(config: options.Config = None, reason: Reason = "") -> ExitCode:
     """Start no more migrations in this cluster until `resume`; those under way go on."""
     session = open_session(config)
-    now, who = SystemClock().now(), who_is_asking()
-    with session.journal() as journal:
-        before = journal.wishes(session.settings.cluster)
-        if before.paused_at is not None:
-            return _say(session, f"was paused already, {before.why_paused}")
-        journal.wish(
-            session.settings.cluster,
-            lambda wishes: replace(wishes, paused_at=now, paused_by=who, reason=reason),
-        )
-        at_work = _at_work(journal, session.settings.cluster)
-    goes_on = f"; what plan {at_work.plan_id} has begun goes on" if at_work else ""
-    return _say(session, f"paused until: rebalancer resume{goes_on}")
+    return _say(session, ask_to_pause(session, who_is_asking(), reason))
 
 
 def resume(config: options.Config = None) -> ExitCode:
     """Let migrations be started again."""
     session = open_session(config)
-    with session.existing_journal() as journal:
-        before = journal.wishes(session.settings.cluster) if journal else Wishes()
-        if journal is None or before.paused_at is None:
-            return _say(session, "was not paused")
-        journal.wish(
-            session.settings.cluster,
-            lambda wishes: replace(wishes, paused_at=None, paused_by="", reason=""),
-        )
-    return _say(session, f"goes on; it was paused {before.why_paused}")
+    return _say(session, ask_to_resume(session))
 
 
 def cancel(
@@ -78,17 +59,7 @@ def cancel(
 ) -> ExitCode:
     """End the rollout at work: nothing more is started, what runs comes to its end."""
     session = open_session(config)
-    cluster = session.settings.cluster
-    with session.existing_journal() as journal:
-        at_work = _at_work(journal, cluster) if journal is not None else None
-        if journal is None or at_work is None:
-            return _say(session, "nothing is being carried out")
-        journal.wish(
-            cluster,
-            lambda wishes: replace(wishes, stop_rollout=at_work.id, stop_by_aborting=abort),
-        )
-    how = "transfers are called off" if abort else "what was begun comes to its end"
-    return _say(session, f"plan {at_work.plan_id} is being stopped: {how}")
+    return _say(session, ask_to_cancel(session, abort=abort))
 
 
 def throttle(
@@ -101,6 +72,57 @@ def throttle(
     if off == (at_once is not None or link_share is not None):
         raise UsageError("say --at-once or --link-share or both, or else --off")
     session = open_session(config)
+    return _say(session, ask_to_throttle(session, at_once, link_share, off=off))
+
+
+def ask_to_pause(session: Session, who: str, reason: str) -> str:
+    """Have nothing new started; return a sentence about it, as all of these do."""
+    now = SystemClock().now()
+    with session.journal() as journal:
+        before = journal.wishes(session.settings.cluster)
+        if before.paused_at is not None:
+            return f"was paused already, {before.why_paused}"
+        journal.wish(
+            session.settings.cluster,
+            lambda wishes: replace(wishes, paused_at=now, paused_by=who, reason=reason),
+        )
+        at_work = rollout_at_work(journal, session.settings.cluster)
+    goes_on = f"; what plan {at_work.plan_id} has begun goes on" if at_work else ""
+    return f"paused until: rebalancer resume{goes_on}"
+
+
+def ask_to_resume(session: Session) -> str:
+    """Let migrations be started again."""
+    with session.existing_journal() as journal:
+        before = journal.wishes(session.settings.cluster) if journal else Wishes()
+        if journal is None or before.paused_at is None:
+            return "was not paused"
+        journal.wish(
+            session.settings.cluster,
+            lambda wishes: replace(wishes, paused_at=None, paused_by="", reason=""),
+        )
+    return f"goes on; it was paused {before.why_paused}"
+
+
+def ask_to_cancel(session: Session, *, abort: bool) -> str:
+    """End the rollout at work."""
+    cluster = session.settings.cluster
+    with session.existing_journal() as journal:
+        at_work = rollout_at_work(journal, cluster) if journal is not None else None
+        if journal is None or at_work is None:
+            return "nothing is being carried out"
+        journal.wish(
+            cluster,
+            lambda wishes: replace(wishes, stop_rollout=at_work.id, stop_by_aborting=abort),
+        )
+    how = "transfers are called off" if abort else "what was begun comes to its end"
+    return f"plan {at_work.plan_id} is being stopped: {how}"
+
+
+def ask_to_throttle(
+    session: Session, at_once: int | None, link_share: float | None, *, off: bool
+) -> str:
+    """Hold migrations to less than the policy allows, or to that again."""
     with session.journal() as journal:
         wanted = journal.wish(
             session.settings.cluster,
@@ -110,7 +132,7 @@ def throttle(
                 link_share=None if off else link_share or wishes.link_share,
             ),
         )
-    return _say(session, throttled_text(wanted) or "migrates as its policies say")
+    return throttled_text(wanted) or "migrates as its policies say"
 
 
 def throttled_text(wishes: Wishes) -> str:
@@ -123,8 +145,8 @@ def throttled_text(wishes: Wishes) -> str:
     return f"migrates at most {', with at most '.join(parts)}" if parts else ""
 
 
-def _at_work(journal: Journal, cluster: str) -> RolloutRow | None:
-    """The rollout that a living process carries out just now."""
+def rollout_at_work(journal: Journal, cluster: str) -> RolloutRow | None:
+    """Find the rollout that a living process carries out just now."""
     holder = journal.holder(cluster)
     if holder is None or is_dead(holder.owner):
         return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import HostState, Snapshot
 from rebalancer.cluster.plan import (
+    AboveBand,
     Objective,
     Placement,
     Plan,
@@ -17,9 +18,10 @@ from rebalancer.cluster.plan import (
     Verdict,
     VerdictKind,
 )
-from rebalancer.cluster.policy import BalanceGoal, MovementGoal, Policy, Trigger
+from rebalancer.cluster.policy import BalanceGoal, MovementGoal, Policy, RelieveGoal, Trigger
 from rebalancer.cluster.violations import hard_violations
 from rebalancer.placement.imbalance import Imbalance
+from rebalancer.service.wording import count_text
 
 GIB = 1024**3
 
@@ -27,20 +29,37 @@ GIB = 1024**3
 def is_quiet(snapshot: Snapshot, demand: Demand, policy: Policy, load: Imbalance) -> bool:
     """Whether nothing calls for a plan: nothing drains, no rule is broken, load is even enough.
 
-    Only balance has a threshold: a policy with another goal is always worth a solve.
+    Only balance and relief have a threshold: a policy with another goal is always worth a solve.
     """
-    only_balance = all(isinstance(goal, BalanceGoal | MovementGoal) for goal in policy.goals)
+    with_threshold = BalanceGoal | RelieveGoal | MovementGoal
     return (
         policy.trigger is not None
-        and only_balance
+        and all(isinstance(goal, with_threshold) for goal in policy.goals)
         and not drains(snapshot)
-        and not exceeds(load, policy.trigger)
+        and not exceeds(load, policy)
         and not hard_violations(snapshot, policy, demand, snapshot.assignment)
     )
 
 
-def exceeds(load: Imbalance, trigger: Trigger) -> bool:
-    """Whether load is uneven or high enough for the policy to want a plan."""
+def exceeds(load: Imbalance, policy: Policy) -> bool:
+    """Whether load is uneven or high enough for the policy to want a plan; not without a trigger.
+
+    A policy that only relieves does not mind unevenness, and only looks at what has a band: from
+    `hot` on, hosts are brought down to it. `hot` above the band is what keeps it from acting on
+    every host that passes the band by a little.
+    """
+    if (trigger := policy.trigger) is None:
+        return False
+    reliefs = [goal for goal in policy.goals if isinstance(goal, RelieveGoal)]
+    if reliefs and not any(isinstance(goal, BalanceGoal) for goal in policy.goals):
+        return any(
+            band is not None and hottest > trigger.hot_ratio
+            for goal in reliefs
+            for band, hottest in (
+                (goal.cpu_ratio, load.hottest_cpu_ratio),
+                (goal.memory_ratio, load.hottest_memory_ratio),
+            )
+        )
     spread = max(load.spread_cpu_ratio, load.spread_memory_ratio)
     return spread > trigger.spread_ratio or load.hottest_ratio > trigger.hot_ratio
 
@@ -70,14 +89,18 @@ def judge(
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: {why}")
     stuck = stuck_on_draining(snapshot, plan.unmoved)
     if plan.migrations:
-        return Verdict(kind=VerdictKind.MOVES, text=_moves(plan) + _but(snapshot, stuck))
+        text = _moves(plan) + _but(snapshot, stuck) + _above(plan.above_band)
+        return Verdict(kind=VerdictKind.MOVES, text=text)
     if stuck or plan.unmoved:
         names = _names(snapshot, stuck or plan.unmoved)
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: cannot move {names}")
     if not any(host.may_receive and policy.applies.matches(host) for host in snapshot.hosts):
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: {_unusable(snapshot)}")
+    if plan.above_band:
+        text = f"no gain: no host can be relieved{_above(plan.above_band)}"
+        return Verdict(kind=VerdictKind.NO_GAIN, text=text)
     trigger = policy.trigger
-    if trigger is None or not exceeds(load, trigger) or drains(snapshot):
+    if trigger is None or not exceeds(load, policy) or drains(snapshot):
         return Verdict(kind=VerdictKind.BALANCED, text=f"balanced: {_load(load)}")
     gain = f"gains {trigger.min_gain_ratio:.0%} or more"
     if _is_proved_good(placement.objective, trigger):
@@ -127,6 +150,19 @@ def _moves(plan: Plan) -> str:
 
 def _but(snapshot: Snapshot, stuck: tuple[Unmoved, ...]) -> str:
     return f"; {_names(snapshot, stuck)} cannot leave" if stuck else ""
+
+
+def _above(hosts: Sequence[AboveBand]) -> str:
+    """The hosts that stay above their band, the first with its reasons."""
+    if not hosts:
+        return ""
+    first, *others = hosts
+    more = f" (and {count_text(len(others), 'other host')} above the band)" if others else ""
+    why = "; ".join(first.reasons)
+    return (
+        f"; {first.name} stays at {first.ratio:.2f} {first.resource}, above "
+        f"{first.band_ratio:.2f}{f': {why}' if why else ''}{more}"
+    )
 
 
 def _names(snapshot: Snapshot, unmoved: Iterable[Unmoved], shown: int = 5) -> str:

@@ -71,6 +71,11 @@ def at_most_text(ratio: float) -> str:
     return ratio_text(math.ceil(ratio * 1000 - 1e-9) / 1000, 1) if ratio > 0 else "0 %"
 
 
+def at_least_text(ratio: float) -> str:
+    """Write a lower limit in per cent, rounded down so that it stays one: `99.9 %`."""
+    return ratio_text(math.floor(ratio * 1000 + 1e-9) / 1000, 1) if ratio < 1 else "100 %"
+
+
 def count_text(count: int, noun: str) -> str:
     """Write a number with its noun in the right number: `1 VM`, `12 VMs`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rebalancer.cluster.compatibility import misfits
-from rebalancer.cluster.inventory import HostId, VmId, VmState
+from rebalancer.cluster.inventory import HostId, Vm, VmId, VmState
 from rebalancer.rollout.driver import (
     Abort,
     Command,
@@ -199,12 +199,26 @@ def _refusal(world: Datacentre, command: Migrate, domain: Domain) -> Failed | No
         return failure(ErrorCode.MIGRATE_UNSAFE, "Migration without shared storage is unsafe")
     if reasons := misfits(vm, source.facts, target.facts):
         return failure(ErrorCode.CONFIG_UNSUPPORTED, f"unsupported configuration: {reasons[0]}")
+    if short := _short_of_devices(world, target, vm):
+        return short
     if clash := _name_clash(world, target, command.vm):
         return clash
     if not world.fits(target, vm.memory_bytes):
         return failure(
             ErrorCode.INTERNAL, "cannot set up guest memory 'pc.ram': Cannot allocate memory"
         )
+    return None
+
+
+def _short_of_devices(world: Datacentre, target: SimulatedHost, vm: Vm) -> Failed | None:
+    """A pool gives out a device when QEMU starts, that of a copy that is coming in included."""
+    running = [world.guests[other].vm for other, domain in target.domains.items() if domain.process]
+    for pool, wanted in vm.devices.items():
+        taken = sum(other.devices.get(pool, 0) for other in running)
+        if taken + wanted > target.facts.devices.get(pool, 0):
+            return failure(
+                ErrorCode.INTERNAL, f"network '{pool}' requires exclusive access to interfaces"
+            )
     return None
 
 

@@ -23,13 +23,13 @@ One entry may stand for many: `{1..4}` in a name is four names, `{01..40}` keeps
 takes one host, a pattern or a list; VMs are dealt to several hosts in turn. Ids are the names.
 
 A host may have `reserved_memory`, `site`, `rack`, `state`, `cpu` (its own use), `cpu_model`,
-`cpu_models`, `arch`, `nic` (10 Gbit/s by default), `labels`, `storage`, `networks`,
+`cpu_models`, `arch`, `nic` (10 Gbit/s by default), `labels`, `storage`, `networks`, `devices`,
 `idle_watts` and `max_watts`.
 
 A VM may have `vcpus`, `resident` (memory that is not all zeros; all of it by default), `cpu`,
 `dirty` (bytes written a second), `working_set` (where they go), `writes` (`random` or `cyclic`),
 `dirty_known: false` (only a probe finds the rate), `labels`, `storage`, `networks`,
-`local_disk`, `cpu_model`, `arch`, `machine_type`, `movable`, `blockers`, `autostart`,
+`devices`, `local_disk`, `cpu_model`, `arch`, `machine_type`, `movable`, `blockers`, `autostart`,
 `persistent`, `state`, `allowed_modes`, `max_downtime` and `shutdown` (how long it takes to).
 
 `cpu` is a number of cores, or `{mean, amplitude, peak_hour}` (a wave a day, hours in UTC), or

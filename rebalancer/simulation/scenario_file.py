@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 
 from rebalancer.cluster.inventory import HostState, Mode, VmState
 from rebalancer.cluster.plan import MigrationState, VerdictKind
-from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
+from rebalancer.files import ByHour, Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.memory import Writes
 
@@ -21,12 +21,17 @@ SomeSeconds = Annotated[Seconds, Field(gt=0)]
 SomeBytesPerSecond = Annotated[BytesPerSecond, Field(gt=0)]
 
 
+type DeviceCount = Annotated[int, Field(ge=0, le=1000)]
+
+
 class SiteSection(FileModel):
     """A place with hosts in it."""
 
     name: Name
     energy_price_per_kwh: Annotated[float, Field(ge=0)] | None = None
+    energy_price_per_kwh_by_hour: ByHour = ()
     carbon_g_per_kwh: Annotated[float, Field(ge=0)] | None = None
+    carbon_g_per_kwh_by_hour: ByHour = ()
     latency: dict[Name, Seconds] = Field(default_factory=dict)
 
 
@@ -36,6 +41,8 @@ class LinkSection(FileModel):
     name: Name
     between: tuple[Name, Name]
     bandwidth: SomeBytesPerSecond
+    price_per_gib: Annotated[float, Field(ge=0)] = 0.0
+    carbon_g_per_gib: Annotated[float, Field(ge=0)] = 0.0
 
 
 class WaveSection(FileModel):
@@ -79,6 +86,7 @@ class HostTraits(FileModel):
     labels: dict[Name, str] = Field(default_factory=dict)
     storage: Names | None = None
     networks: Names | None = None
+    devices: dict[Name, DeviceCount] = Field(default_factory=dict)
     idle_watts: Annotated[float, Field(ge=0)] | None = None
     max_watts: Annotated[float, Field(ge=0)] | None = None
 
@@ -97,6 +105,7 @@ class VmTraits(FileModel):
     labels: dict[Name, str] = Field(default_factory=dict)
     storage: Names = ("shared",)
     networks: Names = ()
+    devices: dict[Name, DeviceCount] = Field(default_factory=dict)
     local_disk: Bytes = 0
     cpu_model: Name | None = None
     arch: Name | None = None

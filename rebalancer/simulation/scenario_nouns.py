@@ -39,14 +39,22 @@ def site(section: SiteSection) -> Site:
     return Site(
         name=section.name,
         energy_price_per_kwh=section.energy_price_per_kwh,
+        energy_price_per_kwh_by_hour=section.energy_price_per_kwh_by_hour,
         carbon_g_per_kwh=section.carbon_g_per_kwh,
+        carbon_g_per_kwh_by_hour=section.carbon_g_per_kwh_by_hour,
         latency_seconds=section.latency,
     )
 
 
 def link(section: LinkSection) -> Link:
     """Return the noun."""
-    return Link(name=section.name, bytes_per_second=section.bandwidth, between=section.between)
+    return Link(
+        name=section.name,
+        bytes_per_second=section.bandwidth,
+        between=section.between,
+        price_per_gib=section.price_per_gib,
+        carbon_g_per_gib=section.carbon_g_per_gib,
+    )
 
 
 def host_specs(section: HostSection, start: datetime) -> Iterator[HostSpec]:
@@ -69,6 +77,7 @@ def host_specs(section: HostSection, start: datetime) -> Iterator[HostSpec]:
                 labels=section.labels,
                 storage=_known(section.storage),
                 networks=_known(section.networks),
+                devices=section.devices,
                 idle_watts=section.idle_watts,
                 max_watts=section.max_watts,
             ),
@@ -105,6 +114,7 @@ def _vm(section: VmSection, name: str, host: str) -> Vm:
         labels=section.labels,
         storage=frozenset(section.storage),
         networks=frozenset(section.networks),
+        devices=section.devices,
         local_disk_bytes=section.local_disk,
         cpu_model=section.cpu_model,
         arch=section.arch,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.demand import Demand
@@ -30,15 +30,16 @@ from rebalancer.cluster.policy import (
     Overcommit,
     Policy,
 )
-from rebalancer.cluster.rules import Ban, Domain, Rule, Spread, groups_of
+from rebalancer.cluster.rules import Ban, Domain, Rule, Spread, groups_in
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.cluster.violations import hard_violations, memory_capacity_bytes, worsened
 from rebalancer.planning.jobs import HANDOVER_SECONDS
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
+from tests.property.laws import law
 from tests.unit.planning.plans import a_plan
 
 SLACK = 1e-6
-LAWS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LAWS = law(0.8)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _crowded(case: Case, places: Mapping[VmId, set[HostId]]) -> list[str]:
 
 def _too_many(case: Case, rule: Spread, places: Mapping[VmId, set[HostId]]) -> int:
     members: dict[tuple[int, str], set[VmId]] = defaultdict(set)
-    for number, group in enumerate(groups_of(rule, case.snapshot.vms)):
+    for number, group in enumerate(groups_in(rule, case.snapshot)):
         for vm in group:
             for host in places[vm.id]:
                 domain = case.snapshot.domain_of(case.snapshot.host_by_id[host], rule.over)
@@ -194,7 +195,7 @@ def run_at_any_pace(
 
 @LAWS
 @given(case=cases(), seed=st.integers(0, 2**16))
-def test_no_limit_is_broken_whatever_the_pace(case: Case, seed: int) -> None:
+def test_law_4_no_limit_is_broken_whatever_the_pace(case: Case, seed: int) -> None:
     plan = case.plan
 
     finished = run_at_any_pace(case, plan.migrations, set(), seed)
@@ -204,7 +205,7 @@ def test_no_limit_is_broken_whatever_the_pace(case: Case, seed: int) -> None:
 
 @LAWS
 @given(case=cases(), seed=st.integers(0, 2**16), which=st.integers(0, 100))
-def test_a_migration_that_hangs_stops_exactly_those_that_depend_on_it(
+def test_law_4_a_migration_that_hangs_stops_exactly_those_that_depend_on_it(
     case: Case, seed: int, which: int
 ) -> None:
     plan = case.plan
@@ -233,7 +234,7 @@ def test_every_wish_is_fulfilled_or_answered(case: Case) -> None:
 
 @LAWS
 @given(case=cases())
-def test_no_lane_or_slot_is_overbooked_at_any_instant(case: Case) -> None:
+def test_law_5_no_lane_or_slot_is_overbooked_at_any_instant(case: Case) -> None:
     plan, limits = case.plan, case.policy.limits
     host = case.snapshot.host_by_id
     for instant in {m.predicted.start_seconds for m in plan.migrations}:

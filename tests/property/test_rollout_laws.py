@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.inventory import HostId, Mode, Snapshot, VmState
@@ -20,6 +20,7 @@ from rebalancer.rollout.executor import Settings
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import Fault, random_faults
 from tests.builders import GIB, MIB, a_host, a_snapshot, a_vm
+from tests.property.laws import law
 from tests.unit.rollout.crashes import Death, Story, live_through
 from tests.unit.rollout.plans import a_migration, a_plan
 
@@ -162,7 +163,7 @@ def test_law_6_a_controller_may_die_after_any_record_and_any_command(mode: Mode)
     record=st.integers(1, 60),
     dead_for_seconds=st.sampled_from([0.0, 3.0, 40.0]),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@law(0.5)
 def test_law_6_a_controller_may_die_in_the_middle_of_many_migrations(
     seed: int, record: int, dead_for_seconds: float
 ) -> None:
@@ -175,7 +176,7 @@ def test_law_6_a_controller_may_die_in_the_middle_of_many_migrations(
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@law(0.3)
 def test_law_5_budgets_are_kept_and_everything_arrives_when_nothing_breaks(seed: int) -> None:
     case = Case.drawn(seed, vms=6)
 
@@ -188,8 +189,8 @@ def test_law_5_budgets_are_kept_and_everything_arrives_when_nothing_breaks(seed:
 
 
 @given(seed=st.integers(0, 10**6), faults=st.integers(1, 4), record=st.none() | st.integers(1, 60))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_breaks_every_migration_has_an_end_and_every_vm_is_where_it_says(
+@law(0.6)
+def test_law_6_whatever_breaks_every_migration_has_an_end_and_every_vm_is_where_it_says(
     seed: int, faults: int, record: int | None
 ) -> None:
     case = Case.drawn(seed)

@@ -20,6 +20,8 @@ for own in run tmp sys/fs/cgroup; do mount -t tmpfs tmpfs "$root/$own"; done
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mkdir "$root/run/lock"
 rm -f "$root"/etc/systemd/system/*.wants/*
+# What somebody tried out as root on this machine is not the daemon's.
+rm -rf "$root/var/lib/rebalancer"
 
 # The program under test, where a user without rights can read it.
 for name in program python packages; do mkdir -p "$root/opt/lab/$name"; done

@@ -117,6 +117,9 @@ def test_the_daemon_under_a_real_systemd(machine: Machine) -> None:
     said = machine.until(lambda unit: "of 1 hosts answered" in unit["StatusText"])
     assert (said["ActiveState"], said["NRestarts"]) == ("active", "0")
 
+    served = machine.run("stat", "-c", "%F %a %U %G", "/run/rebalancer/api.sock").stdout.strip()
+    assert served == "socket 660 rebalancer rebalancer"
+
     machine.configure(CONFIG.replace("mode", "mdoe"))
     machine.run("systemctl", "reload", "rebalancer")
     logged = _logged(machine, "reload_failed")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.from_neutral import snapshot_from_neutral
-from rebalancer.cluster.rules import Spread, groups_of
+from rebalancer.cluster.rules import Spread, groups_in
 from rebalancer.collect.snapshot_file import read_snapshot
 from rebalancer.service.policy_file import read_policy
-from tests.builders import GIB
+from tests.builders import GIB, a_snapshot
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
@@ -61,4 +61,4 @@ def test_the_policy_parts_the_groups_without_naming_them() -> None:
 
     assert [vm["labels"] for vm in vms] == [{"anti_affinity": "g1"}, {"anti_affinity": "g1"}, {}]
     assert rule.by_label == "anti_affinity"
-    assert groups_of(rule, []) == []
+    assert groups_in(rule, a_snapshot()) == []

@@ -84,6 +84,62 @@ def test_huge_pages_must_be_of_the_size_and_enough() -> None:
     assert "too few" in why_not(fits | {"memory_bytes": 3 * GIB}, {"hugepages": (pool,)}, {})
 
 
+@pytest.mark.parametrize(
+    ("host", "fits"),
+    [
+        ({}, True),
+        ({"tsc_hertz": 2.1e9}, True),
+        ({"tsc_hertz": 2.1e9 * (1 + 200e-6)}, True),
+        ({"tsc_hertz": 2.6e9}, False),
+        ({"tsc_hertz": 2.6e9, "tsc_scales": True}, True),
+    ],
+)
+def test_a_fixed_time_stamp_counter_is_kept_or_scaled(host: dict[str, Any], fits: bool) -> None:
+    assert ("time stamp counter" in why_not({"tsc_hertz": 2.1e9}, host, {})) is not fits
+    assert why_not({}, host, {}) == ""
+
+
+def test_devices_must_be_there_at_all() -> None:
+    assert "takes 2 devices vf, the host has 1" in why_not(
+        {"devices": {"vf": 2}}, {"devices": {"vf": 1}}, {}
+    )
+    assert "the host has 0" in why_not({"devices": {"vf": 1}}, {}, {})
+    assert why_not({"devices": {"vf": 1}}, {"devices": {"vf": 1}}, {}) == ""
+
+
+NODES = (NumaNode(cpu_cores=8, memory_bytes=32 * GIB), NumaNode(cpu_cores=4, memory_bytes=8 * GIB))
+
+
+def cells(*sizes: int, cpus: int = 2, on: tuple[int, ...] = ()) -> tuple[NumaNode, ...]:
+    return tuple(NumaNode(cpu_cores=cpus, memory_bytes=size * GIB, host_nodes=on) for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("vm", "reason"),
+    [
+        (cells(8, 32), ""),
+        (cells(10, 10), "larger than any of the host's that is left"),
+        (cells(1, 1, 1), "3 NUMA nodes of its own, the host 2"),
+        (cells(1, on=(1,)), ""),
+        (cells(1, on=(0, 3)), "bound to NUMA node 3"),
+        (cells(1, cpus=9), "more vCPUs"),
+        (cells(1, cpus=9, on=(0, 1)), ""),
+    ],
+)
+def test_numa_nodes_need_nodes(vm: tuple[NumaNode, ...], reason: str) -> None:
+    why = why_not({"numa_nodes": vm}, {"numa_nodes": NODES}, {})
+
+    assert (reason in why) if reason else not why
+    assert why_not({"numa_nodes": vm}, {}, {}) == ""
+
+
+def test_cpus_that_a_vm_is_pinned_to_must_be_there() -> None:
+    vm = {"pinned_cpus": frozenset({3, 12})}
+
+    assert "pinned to CPU 12, the host has 12" in why_not(vm, {"numa_nodes": NODES}, {})
+    assert why_not(vm, {}, {}) == ""
+
+
 def test_the_reserve_of_a_host_is_not_for_guests() -> None:
     target = {"memory_bytes": 64 * GIB, "reserved_memory_bytes": 10 * GIB}
 

@@ -10,11 +10,12 @@ from rebalancer.cluster.rules import (
     Domain,
     Fence,
     Pin,
+    Presence,
     Rule,
     Spread,
     Together,
     Violation,
-    groups_of,
+    groups_in,
 )
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from tests.builders import a_host, a_snapshot, a_vm
@@ -90,7 +91,9 @@ def test_groups_are_those_of_the_selected_vms() -> None:
     vms = [a_vm("db1", labels={"g": "x"}), a_vm("db2", labels={"g": "x"}), a_vm("web")]
     rule = Together(name="t", vms=VmSelector(names=("db*",)), by_label="g")
 
-    assert [[vm.name for vm in group] for group in groups_of(rule, vms)] == [["db1", "db2"]]
+    assert [[vm.name for vm in group] for group in groups_in(rule, a_cluster(vms))] == [
+        ["db1", "db2"]
+    ]
 
 
 def test_together_counts_the_vms_outside_the_largest_part() -> None:
@@ -104,6 +107,34 @@ def test_together_counts_the_vms_outside_the_largest_part() -> None:
 
 def test_together_in_a_site_lets_hosts_differ() -> None:
     assert broken(Together(name="close", vms=ALL, over=Domain.SITE), "h1", "h2") == []
+
+
+def test_presence_wants_so_many_places() -> None:
+    rule = Presence(name="here and there", vms=ALL, over=Domain.SITE, at_least=2)
+
+    assert broken(rule, "h1", "h3") == []
+    [violation] = broken(rule, "h1", "h2", "h2")
+    assert violation.text == "a, b, c are in site tokyo only, at least 2 are wanted"
+    assert violation.severity == 1
+
+
+def test_a_group_smaller_than_the_places_that_are_wanted_is_spread_out() -> None:
+    rule = Presence(name="p", vms=ALL, at_least=5)
+
+    assert broken(rule, "h1", "h2") == []
+    assert [v.severity for v in broken(rule, "h1", "h1", "h1")] == [2]
+    assert broken(rule, "h1") == []
+
+
+def test_presence_by_label_judges_each_value_by_itself() -> None:
+    vms = [a_vm(name, on="h1", labels={"g": name[0]}) for name in ("x1", "x2", "y1")]
+    snapshot = a_cluster(vms)
+
+    [violation] = Presence(name="p", vms=ALL, by_label="g").violations(
+        snapshot, snapshot.assignment
+    )
+
+    assert violation.vms == ("x1", "x2")
 
 
 def test_a_fence_keeps_its_vms_in() -> None:

@@ -212,6 +212,9 @@ class FakeHypervisor:
     def free_pages(self, page_bytes: Sequence[int]) -> Mapping[int, int]:
         return dict(self._answer("free_pages"))
 
+    def free_pages_by_node(self, page_bytes: Sequence[int]) -> Mapping[int, Mapping[int, int]]:
+        return dict(self.answers.get("free_pages_by_node", {}))
+
     def pool_xmls(self) -> Sequence[str]:
         return list(self._answer("pool_xmls"))
 

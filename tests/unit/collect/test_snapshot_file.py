@@ -327,3 +327,23 @@ def test_json_says_what_the_nouns_say() -> None:
     assert tree["usage"]["vm_cpu_cores"] == {"vm1": [1.0, None]}
     assert "dirty_bytes_per_second" in tree["vms"][0]
     assert "blockers" not in tree["vms"][0]
+
+
+def test_a_table_by_the_hour_has_a_value_for_each_hour(tmp_path: Path) -> None:
+    site = {"name": "tokyo", "energy_price_per_kwh_by_hour": [0.1] * 23}
+    path = tmp_path / "s.json"
+    path.write_text(
+        json.dumps(
+            {
+                "schema_version": 1,
+                "cluster": "c",
+                "taken_at": "2026-01-01T00:00:00Z",
+                "sites": [site],
+                "hosts": [],
+            }
+        ),
+        encoding="utf-8",
+    )
+
+    with pytest.raises(InvalidFileError, match=r"has 23 values.*24 values, one for each hour"):
+        read_snapshot(path)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from rebalancer.cluster.inventory import Snapshot
-from rebalancer.cluster.policy import BalanceGoal, MovementGoal, PowerGoal
+from rebalancer.cluster.policy import BalancedResource, BalanceGoal, MovementGoal, PowerGoal
 from rebalancer.cluster.rules import Spread, Together
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.placement.bound import relax
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.curves import Deviation, Excess
 from rebalancer.placement.engine import whole_choices
 from rebalancer.placement.layout import Layout, scale_of
-from rebalancer.placement.local_search import Budget, best_move_off, descend, improve, swap_off
+from rebalancer.placement.local_search import best_move_off, descend, improve, swap_off
 from rebalancer.placement.model import Model, Row
 from rebalancer.placement.neighbourhood import improve_by_programs
 from rebalancer.placement.objectives import find_tiers
@@ -47,7 +48,11 @@ def everything() -> PlacementProblem:
     policy = a_policy(
         Spread(name="apart", vms=VmSelector(names=("vm1", "vm2")), hard=False, weight=0.3),
         Together(name="close", vms=VmSelector(names=("vm3", "vm7")), hard=False, weight=0.2),
-        goals=(BalanceGoal(), PowerGoal(weight=0.1, min_awake=1), MovementGoal()),
+        goals=(
+            BalanceGoal(guard=frozenset(BalancedResource)),
+            PowerGoal(weight=0.1, min_awake=1),
+            MovementGoal(),
+        ),
     )
     return problem_of(a_mixed_cluster(), policy)
 

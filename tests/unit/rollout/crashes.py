@@ -11,6 +11,7 @@ from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import Plan
 from rebalancer.rollout.driver import Command, Reply, Ticket
 from rebalancer.rollout.executor import RolloutResult, Settings, execute, recover
+from rebalancer.rollout.hooks import NO_HOOKS, Hooks
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease, Owner, this_process
 from rebalancer.rollout.records import Entry
@@ -95,6 +96,8 @@ def live_through(
     settings: Settings | None = None,
     dead_for_seconds: float = 0.0,
     observe: Callable[[], Snapshot] | None = None,
+    hooks: Hooks = NO_HOOKS,
+    hooks_of_successor: Hooks = NO_HOOKS,
 ) -> Story:
     """Apply `plan`; when the controller dies, let another one recover."""
     clock = VirtualClock(datacentre)
@@ -113,6 +116,7 @@ def live_through(
                 snapshot=observe or snapshot,
                 settings=settings,
                 lease=journal.acquire(plan.cluster, owner=a_dead_owner()),
+                hooks=hooks,
             )
         except KilledError:
             died = True
@@ -127,5 +131,6 @@ def live_through(
             journal=journal,
             snapshot=observe or snapshot,
             settings=settings,
+            hooks=hooks_of_successor,
         )
     return Story(died=died, first=first, recovered=recovered, records=records, commands=commands)

@@ -245,3 +245,15 @@ def test_a_locked_database_is_named(journal: Journal, tmp_path: Path) -> None:
     finally:
         other.rollback()
         other.close()
+
+
+def test_a_lock_that_was_given_back_is_nobody_s(journal: Journal) -> None:
+    with journal.hold("test") as lease:
+        during = journal.holder("test")
+    again = journal.acquire("test")
+
+    assert during is not None
+    assert during.token == lease.token
+    assert again.token == lease.token + 1
+    journal.release(again)
+    assert journal.holder("test") is None

@@ -182,6 +182,21 @@ def test_room_that_another_migration_is_about_to_make_is_waited_for() -> None:
     assert isinstance(check(running(), scene=scene), Hold)
 
 
+def test_a_device_that_was_taken_meanwhile_is_not_promised_again() -> None:
+    hosts = [a_host("h1", devices={"vf": 2}), a_host("h2", devices={"vf": 1}), a_host("h3")]
+    vms = [a_vm("vm1", devices={"vf": 1}), a_vm("vm2", on="h2", devices={"vf": 1})]
+    scene = a_scene(snapshot=a_snapshot(hosts, vms))
+
+    taken = check(running(), scene=scene)
+    about_to_be_free = check(running(), scene=replace(scene, leaving=frozenset({HostId("h2")})))
+    free = check(running(), scene=a_scene(snapshot=a_snapshot(hosts, vms[:1])))
+
+    assert isinstance(taken, Drop)
+    assert taken.why == "h2 has too few devices vf"
+    assert isinstance(about_to_be_free, Hold)
+    assert isinstance(free, Go)
+
+
 def test_a_hard_rule_is_never_broken_not_even_by_two_migrations_together() -> None:
     apart = Spread(name="apart", vms=VmSelector(names=("db*",)))
     vms = [a_vm("vm1"), a_vm("db1", on="h1"), a_vm("db2", on="h3")]

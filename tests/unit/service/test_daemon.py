@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rebalancer.cluster.inventory import Host, VmId
+from rebalancer.cluster.inventory import Host, HostId, VmId
 from rebalancer.cluster.policy import Limits, Policy, Schedule, Trigger
 from rebalancer.errors import UsageError
+from rebalancer.rollout.hooks import NO_HOOKS, Hooks
 from rebalancer.rollout.journal import Journal
-from rebalancer.rollout.records import Move
+from rebalancer.rollout.records import Move, RolloutStatus
 from rebalancer.rollout.steps import StopRequest
 from rebalancer.service import daemon as daemon_module
 from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.api_notices import CycleResult
 from rebalancer.service.config import RunMode, load_settings
 from rebalancer.service.cycle_history import CycleHistory
 from rebalancer.service.daemon import (
@@ -33,6 +35,7 @@ from rebalancer.service.daemon import (
 )
 from rebalancer.service.duty import Duty, Reach, rhythm_of
 from rebalancer.service.notify import Notifier, watchdog_seconds
+from rebalancer.service.recommendations import Recommendations
 from rebalancer.service.session import Session
 from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
@@ -46,6 +49,7 @@ from rebalancer.simulation.specification import (
 )
 from rebalancer.simulation.traces import Constant, CpuTrace, Wave
 from tests.builders import GIB, NOON, a_host, a_policy, a_vm
+from tests.unit.rollout.errands import ScriptedHooks
 
 NOWHERE = Path("/nonexistent/rebalancer.yaml")
 INTERVAL_SECONDS = 300.0
@@ -94,6 +98,7 @@ def make_world(tmp_path: Path) -> MakeWorld:
         should_stop: Callable[[], StopRequest] = lambda: StopRequest.NO,
         solve_seconds: float = 5.0,
         interval_seconds: float = INTERVAL_SECONDS,
+        hooks: Hooks = NO_HOOKS,
     ) -> World:
         datacentre = Datacentre(
             DatacentreSpec(
@@ -132,7 +137,9 @@ def make_world(tmp_path: Path) -> MakeWorld:
 
         reach = Reach(
             for_reading=read,
-            for_change=lambda: ChangeAccess(read=read(), driver=SimulatedDriver(datacentre)),
+            for_change=lambda: ChangeAccess(
+                read=read(), driver=SimulatedDriver(datacentre), hooks=hooks
+            ),
             on_event=lambda _: None,
             should_stop=should_stop,
         )
@@ -151,6 +158,29 @@ def test_it_waits_until_unevenness_has_lasted_then_moves_then_rests(make_world: 
     assert "seen in 2 of 3 cycles in a row" in verdicts[1]
     assert verdicts[2].startswith("moved 2 VMs, peak CPU 0.94 → 0.56")
     assert [verdict.split(":")[0] for verdict in verdicts[3:]] == ["balanced", "balanced"]
+
+
+def test_hooks_are_asked_only_when_something_is_going_to_be_moved(make_world: MakeWorld) -> None:
+    hooks = ScriptedHooks()
+    world = make_world(hooks=hooks)
+    world.cycle()
+    world.cycle()
+    assert hooks.asked == []
+
+    world.cycle()
+
+    moments = [call["moment"] for call in hooks.asked]
+    assert (moments[0], moments[-1]) == ("before_plan", "after_plan")
+    assert moments.count("before_migration") == moments.count("after_migration") == 2
+
+
+def test_the_verdict_has_the_words_of_a_hook_that_objects(make_world: MakeWorld) -> None:
+    world = make_world(hooks=ScriptedHooks(objections={"before_plan": "change freeze"}))
+
+    verdicts = [world.cycle() for _ in range(3)]
+
+    assert "change freeze" in verdicts[2]
+    assert world.moves() == ()
 
 
 def test_recommending_moves_nothing(make_world: MakeWorld) -> None:
@@ -400,3 +430,130 @@ def test_thirty_days_without_a_vm_moved_twice_within_its_cooldown(make_world: Ma
             if apart_seconds < limits.reverse_ban_seconds:
                 assert move.target != before.source
         last[move.vm] = move
+
+
+# Approval ------------------------------------------------------------------------------------
+
+
+def approve(world: World) -> str:
+    """Approve what the daemon recommended last."""
+    seen = world.daemon.notices.policies["test"].seen
+    assert seen is not None
+    now = world.datacentre.now
+    with Recommendations.open(world.url) as kept:
+        kept.approve("dc", seen.plan.id, "by anna", now)
+    return seen.plan.id
+
+
+def recommending(make_world: MakeWorld, **changed: Any) -> World:
+    """A daemon that has just recommended to move VMs."""
+    world = make_world(mode=RunMode.RECOMMEND, policy=a_policy(), **changed)
+    assert world.cycle().startswith("recommended: move 2 VMs")
+    return world
+
+
+def test_a_plan_that_was_approved_is_carried_out_once(make_world: MakeWorld) -> None:
+    world = recommending(make_world)
+    plan = approve(world)
+
+    verdicts = [world.cycle() for _ in range(3)]
+
+    assert verdicts[0].startswith("moved 2 VMs")
+    assert verdicts[0].endswith(f"plan {plan} was approved by anna")
+    assert [verdict.split(":")[0] for verdict in verdicts[1:]] == ["balanced", "balanced"]
+    assert len(world.moves()) == 2
+
+
+def test_an_approved_plan_that_no_longer_fits_moves_nothing(make_world: MakeWorld) -> None:
+    world = recommending(make_world)
+    approve(world)
+    world.datacentre.put_to_sleep(HostId("h2"))
+
+    refused, later = world.cycle(), world.cycle()
+
+    assert refused.startswith("blocked: plan")
+    assert "its target h2 is asleep now" in refused
+    assert not later.startswith("moved")
+    assert world.moves() == ()
+
+
+def test_an_approved_plan_waits_while_the_cluster_is_paused(make_world: MakeWorld) -> None:
+    world = recommending(make_world)
+    approve(world)
+    with Journal.open(world.url, VirtualClock(world.datacentre)) as journal:
+        journal.wish("dc", lambda wishes: replace(wishes, paused_at=NOON, paused_by="bob"))
+    paused = world.cycle()
+    with Journal.open(world.url, VirtualClock(world.datacentre)) as journal:
+        journal.wish("dc", lambda wishes: replace(wishes, paused_at=None))
+    resumed = world.cycle()
+
+    assert paused.startswith("paused by bob")
+    assert resumed.startswith("moved 2 VMs")
+
+
+def test_an_approval_does_not_last_for_ever(make_world: MakeWorld) -> None:
+    world = recommending(make_world)
+    approve(world)
+    world.datacentre.advance(2 * 3600.0)
+
+    verdicts = [world.cycle(), world.cycle()]
+
+    assert verdicts[0].startswith("blocked: plan")
+    assert "too long ago" in verdicts[0]
+    assert verdicts[1].startswith("recommended")
+    assert world.moves() == ()
+
+
+def test_a_daemon_that_acts_by_itself_asks_nobody(make_world: MakeWorld) -> None:
+    world = make_world(policy=a_policy())
+
+    assert world.cycle().startswith("moved 2 VMs")
+
+    with Recommendations.open(world.url) as kept:
+        assert kept.waiting("dc", "test") is None
+
+
+# Notices -------------------------------------------------------------------------------------
+
+
+def test_what_a_cycle_saw_and_came_to_is_put_up_for_the_api(make_world: MakeWorld) -> None:
+    world = make_world()
+    before = world.daemon.notices
+    verdict = world.cycle()
+    notice = world.daemon.notices.policies["test"]
+
+    assert before.policies == {}
+    assert (notice.verdict, notice.mode) == (verdict, "auto")
+    assert notice.seen is not None
+    assert notice.seen.snapshot.usage is None
+    assert len(notice.seen.plan.migrations) == 2
+    assert world.daemon.notices.running == ""
+
+
+def test_a_cycle_that_has_to_wait_is_put_up_too(make_world: MakeWorld) -> None:
+    world = make_world(policy=a_policy())
+    with Journal.open(world.url, VirtualClock(world.datacentre)) as journal, journal.hold("dc"):
+        world.cycle()
+
+    notice = world.daemon.notices.policies["test"]
+    assert notice.result is CycleResult.WAITING
+    assert notice.next_at is not None
+
+
+def test_a_plan_that_was_applied_meanwhile_is_not_carried_out_again(make_world: MakeWorld) -> None:
+    world = recommending(make_world)
+    approve(world)
+    seen = world.daemon.notices.policies["test"].seen
+    assert seen is not None
+    with (
+        Journal.open(world.url, VirtualClock(world.datacentre)) as journal,
+        journal.hold("dc") as lease,
+    ):
+        number = journal.begin(seen.plan, lease)
+        journal.end(number, RolloutStatus.STOPPED, "on request", lease)
+
+    refused, later = world.cycle(), world.cycle()
+
+    assert refused.endswith("was applied already")
+    assert later.startswith("recommended")
+    assert world.moves() == ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -10,16 +11,19 @@ from pydantic import BaseModel
 from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.policy import (
     BalanceGoal,
+    DrainGoal,
     GeographyCriterion,
     GeographyGoal,
     Headroom,
     MigrationPermissions,
     MovementGoal,
+    MovementMeasure,
     Policy,
     PowerGoal,
+    RelieveGoal,
     Schedule,
 )
-from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Spread, Together
+from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Presence, Spread, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.errors import InvalidFileError
 from rebalancer.service.policy_file import fingerprint_of, parse_policy, read_policy
@@ -71,7 +75,8 @@ def test_every_section_reaches_its_noun(policy: WritePolicy) -> None:
 applies: {hosts: {site: tokyo, names: "kvm-*"}}
 active: {cron: "*/5 8-19 * * mon-fri"}
 goals:
-  - {goal: power, tier: 1, weight: 2, min_awake: 3}
+  - {goal: power, tier: 1, weight: 2, min_awake: 3, spare: 15%, payback: 8h,
+     boot: 2m, wear_watt_hours: 50}
   - {goal: geography, tier: 2, criterion: carbon}
   - {goal: movement, weight: 0.5}
 headroom: {cpu: 20%, memory: 0.1, host_failures: 1}
@@ -85,7 +90,15 @@ migration: {allow: [live, cold], max_downtime: 300ms}
     assert read.applies == HostSelector(names=("kvm-*",), sites=("tokyo",))
     assert read.active == Schedule(cron="*/5 8-19 * * mon-fri")
     assert read.goals == (
-        PowerGoal(tier=1, weight=2, min_awake=3),
+        PowerGoal(
+            tier=1,
+            weight=2,
+            min_awake=3,
+            spare_ratio=0.15,
+            payback_seconds=8 * 3600,
+            boot_seconds=120,
+            wear_joules=180e3,
+        ),
         GeographyGoal(tier=2, criterion=GeographyCriterion.CARBON),
         MovementGoal(weight=0.5),
     )
@@ -96,6 +109,63 @@ migration: {allow: [live, cold], max_downtime: 300ms}
     assert read.migration == MigrationPermissions(
         allow=frozenset({Mode.LIVE, Mode.COLD, Mode.OFFLINE}), max_downtime_seconds=0.3
     )
+
+
+def test_every_key_of_a_goal_reaches_its_noun(policy: WritePolicy) -> None:
+    read = read_policy(
+        policy(
+            """
+goals:
+  - {goal: relieve, tier: 1, above: 70%, memory_above: 0.9}
+  - {goal: geography, criterion: latency, users: eu, vms: {labels: {users: eu}}}
+  - {goal: geography, criterion: latency, users: jp, vms: {labels: {users: jp}}}
+  - {goal: geography, criterion: energy_price, payback: 12h}
+  - {goal: geography, criterion: wan_cost, weight: 3}
+  - {goal: movement, tier: 2, measure: memory, dear: {names: "db*"}, dear_times: 3}
+  - {goal: drain, evacuate: {site: tokyo}}
+"""
+        )
+    )
+
+    assert read.goals == (
+        RelieveGoal(cpu_ratio=0.7, memory_ratio=0.9),
+        GeographyGoal(users="eu", vms=VmSelector(labels={"users": ("eu",)})),
+        GeographyGoal(users="jp", vms=VmSelector(labels={"users": ("jp",)})),
+        GeographyGoal(criterion=GeographyCriterion.ENERGY_PRICE, payback_seconds=43200.0),
+        GeographyGoal(criterion=GeographyCriterion.WAN_COST, weight=3.0),
+        MovementGoal(
+            tier=2,
+            weight=0.1,
+            measure=MovementMeasure.MEMORY,
+            dear=VmSelector(names=("db*",)),
+            dear_times=3.0,
+        ),
+        DrainGoal(evacuate=HostSelector(sites=("tokyo",))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "told"),
+    [
+        ("{goal: relieve, above: null}", "there is no band"),
+        ("{goal: relieve, above: 120%}", "is too large for a ratio"),
+        ("{goal: drain, evacuate: {}}", "selects every host"),
+        ("{goal: movement, dear: {}}", "selects every VM"),
+        ("{goal: geography, criterion: carbon, vms: {}}", "selects every VM"),
+        ("{goal: geography, criterion: wan_cost, payback: 1h}", "has no meaning with criterion"),
+        ("{goal: geography, criterion: carbon, payback: 0s}", "payback"),
+    ],
+)
+def test_what_is_wrong_with_a_goal_is_told(policy: WritePolicy, goal: str, told: str) -> None:
+    with pytest.raises(InvalidFileError, match=told):
+        read_policy(policy(f"goals:\n  - {goal}\n"))
+
+
+def test_the_same_preference_of_places_twice_is_a_fault(policy: WritePolicy) -> None:
+    text = "goals:\n" + 2 * "  - {goal: geography, criterion: carbon}\n"
+
+    with pytest.raises(InvalidFileError, match="a second goal geography"):
+        read_policy(policy(text))
 
 
 def test_the_five_rules_are_read_and_named_after_what_they_say(policy: WritePolicy) -> None:
@@ -139,6 +209,50 @@ rules:
         Pin(name="pin gw", vms=VmSelector(names=("gw",))),
         Spread(name="spread by app over host", vms=VmSelector(), by_label="app"),
     )
+
+
+def test_a_rule_about_enough_places_is_a_spread_with_at_least(policy: WritePolicy) -> None:
+    text = "rules:\n  - {rule: spread, vms: {labels: {app: db}}, over: site, at_least: 2}\n"
+
+    (rule,) = read_policy(policy(text)).rules
+
+    assert rule == Presence(
+        name="spread app=db over at least 2 site",
+        vms=VmSelector(labels={"app": ("db",)}),
+        over=Domain.SITE,
+        at_least=2,
+    )
+
+
+def test_at_most_and_at_least_are_two_rules(policy: WritePolicy) -> None:
+    text = "rules:\n  - {rule: spread, vms: {names: a}, at_least: 2, at_most: 1}\n"
+
+    (fault,) = faults(policy(text))
+
+    assert "write two rules" in fault
+
+
+def test_caps_on_a_plan(policy: WritePolicy) -> None:
+    caps = (
+        "limits: {migrations: 5%, moved_memory: 200GiB, moves_out_of_host: 3, moves_into_host: 2,"
+        " moves_between_sites: 1, memory_between_sites: 0}\n"
+    )
+
+    limits = read_policy(policy(caps)).limits
+
+    assert (limits.migrations, limits.migrations_ratio) == (None, 0.05)
+    assert (limits.moved_bytes, limits.bytes_between_sites) == (200 * 2**30, 0)
+    assert (limits.moves_out_of_host, limits.moves_into_host) == (3, 2)
+    assert limits.moves_between_sites == 1
+    assert limits.most_migrations(130) == 6
+    assert limits.most_migrations(3) == 1
+
+
+def test_a_number_of_migrations_is_a_number(policy: WritePolicy) -> None:
+    limits = read_policy(policy("limits: {migrations: 1}\n")).limits
+
+    assert (limits.migrations, limits.migrations_ratio) == (1, None)
+    assert limits.most_migrations(1000) == 1
 
 
 def test_rules_without_a_name_get_different_ones_even_if_they_say_the_same(
@@ -290,8 +404,8 @@ def test_every_key_of_a_policy_is_documented() -> None:
 
 def test_every_goal_rule_and_mode_is_documented() -> None:
     page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
-    words = [*Mode, *Domain, *GeographyCriterion, "balance", "power", "geography", "movement"]
-    words += ["drain", "spread", "together", "fence", "ban", "pin"]
+    words = [*Mode, *Domain, *GeographyCriterion, *MovementMeasure, "balance", "relieve", "power"]
+    words += ["geography", "movement", "drain", "spread", "together", "fence", "ban", "pin"]
 
     assert [str(word) for word in words if f"`{word}`" not in page] == []
 
@@ -311,3 +425,24 @@ def _models(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def test_every_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(example, encoding="utf-8")
+        assert read_policy(path).name
+
+    assert len(examples) >= 7
+
+
+def test_every_command_to_try_a_policy_names_a_scenario_that_ships() -> None:
+    page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+
+    named = re.findall(r"rebalancer simulate (\S+?)`", page)
+
+    assert len(named) == len(list((ROOT / "policies").glob("*.yaml")))
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -25,6 +25,7 @@ from rebalancer.service.stability import (
     reason_not_worth_it,
     reason_to_wait,
     restless_hosts,
+    rests_ignored,
     steadied,
 )
 from tests.builders import GIB, NOON, a_host, a_policy, a_snapshot, a_vm
@@ -268,3 +269,32 @@ def test_all_vms_that_came_from_one_host_are_in_one_rule() -> None:
     (ban,) = policy.rules
     everywhere = {vm.id: HostId("h2") for vm in vms}
     assert len(list(ban.violations(cluster, everywhere))) == 500
+
+
+def test_a_plan_that_is_asked_for_says_which_of_its_vms_are_resting() -> None:
+    snapshot = a_snapshot(vms=[a_vm("a", on="h1"), a_vm("b", on="h1"), a_vm("c", on="h1")])
+    plan = samples.a_plan(
+        migrations=tuple(
+            samples.a_migration(vm=VmId(vm), source=HostId("h1"), target=HostId("h2"))
+            for vm in ("a", "b", "c")
+        )
+    )
+    moves = [
+        moved("a", source="h3", minutes_ago=10),
+        moved("b", source="h2", minutes_ago=100),
+    ]
+
+    said = rests_ignored(plan, snapshot, LIMITS, moves, NOON)
+
+    assert "would not move 2 VMs of it yet" in said
+    assert "a: it was moved 10 min 00 s ago and stays for 30 min" in said
+    assert "b: no way back to h2 within 6 h" in said
+
+
+def test_a_plan_whose_vms_have_rested_says_nothing_of_it() -> None:
+    snapshot = a_snapshot(vms=[a_vm("a", on="h1")])
+    plan = samples.a_plan(
+        migrations=(samples.a_migration(vm=VmId("a"), source=HostId("h1"), target=HostId("h2")),)
+    )
+
+    assert rests_ignored(plan, snapshot, LIMITS, [moved("a", minutes_ago=500)], NOON) == ""

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from rebalancer.service.wording import (
+    at_least_text,
     at_most_text,
     bytes_text,
     clock_text,
@@ -81,3 +82,10 @@ def test_an_upper_limit_is_rounded_up() -> None:
 
 def test_foreign_text_cannot_steer_the_terminal() -> None:
     assert one_line("a\x1b[2Jb\nc\u202ed\x9b1m") == "a [2Jb c d 1m"
+
+
+def test_a_lower_limit_is_never_rounded_up() -> None:
+    assert at_least_text(0.99999) == "99.9 %"
+    assert at_least_text(0.95) == "95.0 %"
+    assert at_least_text(1.0) == "100 %"
+    assert at_least_text(0.0) == "0.0 %"

@@ -1,0 +1,259 @@
+"""Guards and caps at a fair price first: a search that is held to them from the start gets stuck.
+
+At the edge of what a guard allows, every move that costs it anything is shut, however good, and
+none is rewarded that would make room; at a cap on moves the first that came are kept. So the
+search begins with prices: a guard's sum counts from its first unit on, and each move costs
+something. At the right prices the sum and the number of moves come out at about what is allowed;
+which ones these are is found by quick searches. At the end guards and caps themselves count.
+(Lagrangian relaxation as a heuristic: Fisher, "The Lagrangian Relaxation Method for Solving
+Integer Programming Problems", Management Science 27, 1981.)
+
+Under a cap on moves, where every move that is made shuts out another, the prices then swing: up
+or down for a while, back to what was fair, down to the cap again. What comes back is not what
+went, and the better of the two is kept.
+(Strategic oscillation: Glover, "Heuristics for integer programming using surrogate constraints",
+Decision Sciences 8, 1977. Noising: Charon, Hudry, "The noising method", Operations Research
+Letters 14, 1993.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.budget import Budget
+from rebalancer.placement.exchange import exchange_among
+from rebalancer.placement.layout import Layout, Scale
+from rebalancer.placement.local_search import descend
+from rebalancer.placement.objectives import Tier
+from rebalancer.placement.prices import Linear
+from rebalancer.placement.problem import PlacementProblem
+
+GUARD_SHARES = 1e-5, 0.03
+"""Prices tried for a guard, as shares of what it costs where it is broken."""
+MOVE_SHARES = 1e-7, 1e-2
+"""Prices tried for a move, as shares of what the placement costs that the search begins with."""
+HALVINGS = 5
+"""Of the distance between them, in logarithms: down to a factor of 1.3, of 1.4 for moves."""
+STEP = 1.4
+"""How much dearer is made what is over after the search at the prices found."""
+STEPS = 4
+SWINGS = 8
+"""Times that prices swing, if there is time."""
+AMPLITUDE = 0.7
+"""How far they do, in natural logarithms: twice as dear or half as dear at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Prices:
+    """What is asked for instead of guards and caps."""
+
+    guard_share: float
+    """Of the price of a guard, for each unit of its sum."""
+    move: float
+    """For each unit that is away from its start."""
+    linear: float = 1.0
+    """Times what linear terms cost otherwise, such as movement."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Easing:
+    """A search that goes by prices."""
+
+    problem: PlacementProblem
+    scale: Scale
+    x: Ints
+    likely: Bools | None
+    budget: Budget
+
+    @property
+    def uncapped(self) -> Budget:
+        return replace(self.budget, moves=None)
+
+    def prices(self) -> _Prices:
+        """The prices at which a quick search just keeps guards and caps."""
+        prices = _Prices(guard_share=0.0, move=0.0)
+        if self.scale.guards:
+            prices = self._fair_guard(prices)
+        if self.budget.moves is not None and self._is_over(self._quick(prices)):
+            prices = self._fair_move(prices)
+            if self.scale.guards:
+                prices = self._fair_move(self._fair_guard(prices))
+        return prices
+
+    def _fair_guard(self, prices: _Prices) -> _Prices:
+        def is_enough(share: float) -> bool:
+            return not self._is_broken(self._quick(replace(prices, guard_share=share)))
+
+        return replace(prices, guard_share=_least(GUARD_SHARES, is_enough))
+
+    def _fair_move(self, prices: _Prices) -> _Prices:
+        cost = self.scale.cost(self.problem, self.x)
+
+        def is_enough(price: float) -> bool:
+            return not self._is_over(self._quick(replace(prices, move=price)))
+
+        range_ = MOVE_SHARES[0] * cost, MOVE_SHARES[1] * cost
+        return replace(prices, move=_least(range_, is_enough))
+
+    def _quick(self, prices: _Prices) -> Layout:
+        layout = Layout(self.problem, self.x, self._eased(prices))
+        if self.likely is not None:
+            descend(layout, self.uncapped, only=self.likely, is_thorough=False)
+        descend(layout, self.uncapped, is_thorough=False)
+        return layout
+
+    def search(self, prices: _Prices) -> tuple[Ints, _Prices]:
+        """Search at the prices, and at higher ones where guards or caps are not kept.
+
+        Return the placement, and the prices at which it was found.
+        """
+        hosts = np.flatnonzero(self.problem.scored)
+        layout = self._quick(prices)
+        for _ in range(STEPS):
+            exchange_among(layout, hosts, self.uncapped)
+            is_broken, is_over = self._is_broken(layout), self._is_over(layout)
+            if not (is_broken or is_over) or self.budget.is_spent:
+                break
+            prices = _Prices(
+                guard_share=prices.guard_share * (STEP if is_broken else 1.0),
+                move=prices.move * (STEP if is_over else 1.0),
+            )
+            layout = Layout(self.problem, layout.x, self._eased(prices))
+        return layout.x, prices
+
+    def swing(self, x: Ints, prices: _Prices, times: int) -> Ints:
+        """Improve `x`, which keeps guards and caps, by leaving it at other prices and coming back.
+
+        The same each time, unless time runs out: the prices come from a generator of its own.
+        """
+        rng = np.random.default_rng(0)
+        best, cost = x, self.scale.cost(self.problem, x)
+        for _ in range(times):
+            if self.budget.is_spent:
+                break
+            swung = self._exchanged(best, _swung(prices, rng))
+            settled = self.settled(self._exchanged(swung, prices))
+            after = self.scale.cost(self.problem, settled)
+            if after < cost:
+                best, cost = settled, after
+        return best
+
+    def _exchanged(self, x: Ints, prices: _Prices) -> Ints:
+        layout = Layout(self.problem, x, self._eased(prices))
+        exchange_among(layout, np.flatnonzero(self.problem.scored), self.uncapped)
+        return layout.x
+
+    def settled(self, x: Ints) -> Ints:
+        """Search on from `x` by what is really asked: guards and caps themselves."""
+        x = _within_cap(self.problem, self.scale, x, self.budget)
+        layout = Layout(self.problem, x, self.scale)
+        descend(layout, self.budget)
+        exchange_among(layout, np.flatnonzero(self.problem.scored), self.budget)
+        return layout.x
+
+    def _eased(self, prices: _Prices) -> Scale:
+        tiers = [(factor, _eased(tier, prices)) for factor, tier in self.scale.tiers]
+        if prices.move > 0:
+            tiers.append((1.0, _charging_for_moves(self.problem, self.budget, prices.move)))
+        return Scale(tiers=tuple(tiers))
+
+    def _is_broken(self, layout: Layout) -> bool:
+        return any(guard.cost(layout.load[guard.resource]) > 0 for _, guard in self.scale.guards)
+
+    def _is_over(self, layout: Layout) -> bool:
+        return self.budget.moves is not None and self.budget.moves_of(layout) > self.budget.moves
+
+
+def search_eased(
+    problem: PlacementProblem,
+    scale: Scale,
+    x: Ints,
+    likely: Bools | None,
+    budget: Budget,
+    *,
+    swings: int = SWINGS,
+) -> Ints:
+    """Improve `x` by moves and exchanges, or return it.
+
+    Units that are `likely` to be worth moving, `(U,)`, go first. Under a cap on moves prices
+    swing so many times at most.
+    """
+    easing = _Easing(problem=problem, scale=scale, x=x, likely=likely, budget=budget)
+    if scale.guards or budget.moves is not None:
+        eased, prices = easing.search(easing.prices())
+        found = easing.settled(eased)
+        if prices.move > 0:
+            found = easing.swing(found, prices, swings)
+    else:
+        layout = Layout(problem, x, scale)
+        if likely is not None:
+            descend(layout, budget, only=likely)
+        found = easing.settled(layout.x)
+    # What began with broken guards may end in a dead end worse than where it came from.
+    return min(found, x, key=lambda one: scale.cost(problem, one))
+
+
+def _within_cap(problem: PlacementProblem, scale: Scale, x: Ints, budget: Budget) -> Ints:
+    """Send home what is moved beyond the cap, each time what costs least there."""
+    layout = Layout(problem, x, scale)
+    while budget.moves is not None and budget.moves_of(layout) > budget.moves:
+        moved = layout.x != problem.start
+        if budget.exempt is not None:
+            moved &= ~budget.exempt
+        homeward = [
+            (float(layout.gains_of_moving(np.array([unit]), int(layout.x[unit]))[0, home]), unit)
+            for unit, home in zip(
+                np.flatnonzero(moved).tolist(), problem.start[moved].tolist(), strict=True
+            )
+        ]
+        gain, unit = max(homeward)
+        if gain == -np.inf:
+            return problem.start
+        layout.move(unit, int(problem.start[unit]))
+    return layout.x
+
+
+def _eased(tier: Tier, prices: _Prices) -> Tier:
+    """The tier with each guard turned into a curve that counts at a share of its price."""
+    curves = (
+        replace(guard.curve, weight=guard.curve.weight * guard.price * prices.guard_share)
+        for guard in tier.guards
+    )
+    linears = tuple(
+        replace(linear, factor=linear.factor * prices.linear) for linear in tier.linears
+    )
+    return replace(tier, curves=(*tier.curves, *curves), guards=(), linears=linears)
+
+
+def _swung(prices: _Prices, rng: np.random.Generator) -> _Prices:
+    guard, move, linear = np.exp(rng.uniform(-AMPLITUDE, AMPLITUDE, 3)).tolist()
+    return _Prices(
+        guard_share=prices.guard_share * guard,
+        move=prices.move * move,
+        linear=prices.linear * linear,
+    )
+
+
+def _charging_for_moves(problem: PlacementProblem, budget: Budget, price: float) -> Tier:
+    counted = np.ones(problem.unit_count, bool) if budget.exempt is None else ~budget.exempt
+    charge = Linear(
+        goal="moves",
+        factor=np.where(counted, price, 0.0),
+        kind=np.zeros(problem.unit_count, np.intp),
+        matrix=np.ones((1, problem.host_count)),
+        when_moved=True,
+    )
+    return Tier(number=0, linears=(charge,))
+
+
+def _least(range_: tuple[float, float], is_enough: Callable[[float], bool]) -> float:
+    """About the least value of a range that is enough."""
+    low, high = range_
+    for _ in range(HALVINGS):
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return float(np.sqrt(low * high))

@@ -1,0 +1,231 @@
+"""The power steps of a plan, carried out by a cycle of the daemon after its migrations.
+
+    look at the hosts on their way → wake what is needed → put to sleep what was long not needed
+
+Each host is judged by a new look at the whole cluster, right before it is switched. Nothing in
+here runs unless `power.switch` is set and the policy may act.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rebalancer.cluster.inventory import HostId, Snapshot
+from rebalancer.cluster.plan import PowerAction, PowerStep
+from rebalancer.cluster.policy import Policy
+from rebalancer.errors import RebalancerError
+from rebalancer.forecast.demand import forecast_demand
+from rebalancer.rollout.power import Census, NoCensus
+from rebalancer.rollout.power_executor import PowerOutcome, PowerTools, settle, sleep, wake
+from rebalancer.rollout.power_guard import (
+    PowerScene,
+    reasons_not_to_wake,
+    reasons_to_stay_awake,
+)
+from rebalancer.rollout.power_journal import PowerJournal
+from rebalancer.rollout.power_steps import PowerMark, Unneeded, counted
+from rebalancer.rollout.steps import StopRequest
+from rebalancer.service.access import ChangeAccess
+from rebalancer.service.config import Settings, journal_url
+from rebalancer.service.power_switches import can_switch, power_times
+from rebalancer.service.session import Session, observe
+from rebalancer.service.stability import Rhythm
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerDuty:
+    """One cycle's part in switching hosts."""
+
+    settings: Settings
+    policy: Policy
+    name: str
+    """What the policy is called, under which cycles are counted."""
+    rhythm: Rhythm
+    look: Callable[[], Snapshot]
+    """Observes the whole cluster anew."""
+    drained: Callable[[], Collection[HostId]]
+    switchable: frozenset[HostId]
+
+
+def switch_hosts(
+    session: Session,
+    access: ChangeAccess,
+    duty: PowerDuty,
+    steps: Sequence[PowerStep],
+    should_stop: Callable[[], StopRequest],
+) -> str:
+    """Carry out the power steps of a cycle's plan; return what to add to its verdict.
+
+    What goes wrong here is told and changes nothing about what the cycle did before.
+    """
+    read = access.read
+    if access.power is None or access.census is None:
+        return ""
+    try:
+        with (
+            session.journal(read.clock) as journal,
+            PowerJournal.open(journal_url(session.settings), read.clock) as power,
+            journal.hold(read.cluster) as lease,
+        ):
+            if journal.wishes(read.cluster).why_paused or journal.unfinished(read.cluster):
+                return ""
+            tools = PowerTools(
+                driver=access.power,
+                census=access.census,
+                journal=power,
+                lease=lease,
+                clock=read.clock,
+                times=power_times(session.settings),
+                cuts_power=session.settings.power.cut_power,
+                should_stop=should_stop,
+            )
+            return power_verdict(carry_out_power(duty, steps, tools))
+    except RebalancerError as error:
+        log.error("power_failed", extra={"error": str(error)})  # noqa: TRY400  the sentence says it all
+        return f"; no host was switched: {error}"
+
+
+def power_duty_of(
+    session: Session, access: ChangeAccess, policy: Policy, name: str, rhythm: Rhythm
+) -> PowerDuty:
+    """Say what a policy's cycle may do about power."""
+
+    def drained() -> Collection[HostId]:
+        with session.existing_journal() as journal:
+            return journal.drains(access.read.cluster) if journal is not None else ()
+
+    return PowerDuty(
+        settings=session.settings,
+        policy=policy,
+        name=name,
+        rhythm=rhythm,
+        look=lambda: observe(session, access.read),
+        drained=drained,
+        switchable=can_switch(session.settings),
+    )
+
+
+def due_steps(steps: Sequence[PowerStep], *, moved: bool) -> tuple[PowerStep, ...]:
+    """Leave out hosts that the plan would have had to empty first, if it was not carried out."""
+    return tuple(step for step in steps if moved or not step.depends_on)
+
+
+def carry_out_power(
+    duty: PowerDuty, steps: Sequence[PowerStep], tools: PowerTools
+) -> tuple[PowerOutcome, ...]:
+    """Do what a plan says about power, as far as it is still right; one host after the other.
+
+    It ends with the first host that does not do as it was told: whatever is wrong there may be
+    wrong elsewhere, and the next cycle sees the cluster as it is then.
+    """
+    outcomes = list(settle(tools))
+    for outcome in _switched(duty, _due(duty, steps, tools), tools):
+        outcomes.append(outcome)
+        _log(outcome)
+        if outcome.tried and not outcome.done:
+            _begin_anew(duty, outcome.host, tools)
+            break
+    return tuple(outcomes)
+
+
+def _begin_anew(duty: PowerDuty, host: HostId, tools: PowerTools) -> None:
+    """Forget how long a host was not needed, so that it is not tried again in each cycle."""
+    cluster = tools.lease.cluster
+    kept = {
+        other: one
+        for other, one in tools.journal.unneeded(cluster, duty.name).items()
+        if other != host
+    }
+    tools.journal.keep_unneeded(cluster, duty.name, kept)
+
+
+def _switched(
+    duty: PowerDuty, due: Sequence[PowerStep], tools: PowerTools
+) -> Iterator[PowerOutcome]:
+    for step in due:
+        if tools.should_stop():
+            return
+        tools.journal.heartbeat(tools.lease)
+        if step.action is PowerAction.WAKE:
+            yield _wake(duty, step.host, tools)
+        else:
+            yield _sleep(duty, step.host, tools)
+
+
+def _due(duty: PowerDuty, steps: Sequence[PowerStep], tools: PowerTools) -> list[PowerStep]:
+    """Wake at once; put to sleep what was not needed in enough cycles in a row."""
+    cluster = tools.lease.cluster
+    can = [step for step in steps if step.host in duty.switchable]
+    unneeded = count(duty, can, tools)
+    tools.journal.keep_unneeded(cluster, duty.name, unneeded)
+    waking = [step for step in can if step.action is PowerAction.WAKE]
+    needed = duty.settings.power.sleep_after_cycles
+    sleeping = [
+        step
+        for step in can
+        if step.action is PowerAction.SLEEP and unneeded[step.host].cycles >= needed
+    ]
+    return waking or sleeping
+
+
+def count(
+    duty: PowerDuty, steps: Sequence[PowerStep], tools: PowerTools
+) -> Mapping[HostId, Unneeded]:
+    """Count this cycle for the hosts that the plan could do without."""
+    return counted(
+        tools.journal.unneeded(tools.lease.cluster, duty.name),
+        {step.host for step in steps if step.action is PowerAction.SLEEP},
+        tools.clock.now(),
+        at_least_seconds=duty.rhythm.at_least_seconds,
+        at_most_seconds=duty.rhythm.at_most_seconds,
+    )
+
+
+def _wake(duty: PowerDuty, host: HostId, tools: PowerTools) -> PowerOutcome:
+    marks = tools.journal.marks(tools.lease.cluster)
+    against = reasons_not_to_wake(host, marks, duty.drained(), by_operator=False)
+    return wake(host, tools, against)
+
+
+def _sleep(duty: PowerDuty, host: HostId, tools: PowerTools) -> PowerOutcome:
+    scene = scene_of(duty, duty.look(), tools.journal.marks(tools.lease.cluster))
+    seen = scene.snapshot.host_by_id[host]
+
+    def judge(guests: Census | NoCensus) -> tuple[str, ...]:
+        return reasons_to_stay_awake(seen, scene, guests)
+
+    return sleep(seen, tools, judge)
+
+
+def scene_of(duty: PowerDuty, snapshot: Snapshot, marks: Mapping[HostId, PowerMark]) -> PowerScene:
+    """Put together by what a host is judged."""
+    return PowerScene(
+        snapshot=snapshot,
+        demand=forecast_demand(snapshot),
+        policy=duty.policy,
+        marks=marks,
+        drained=frozenset(duty.drained()),
+        allow_autostart=duty.settings.power.allow_autostart,
+    )
+
+
+def power_verdict(outcomes: Sequence[PowerOutcome]) -> str:
+    """Say in a few words what was switched; empty if nothing was tried."""
+    return "".join(f"; {outcome.action} {outcome.host}: {outcome.text}" for outcome in outcomes)
+
+
+def _log(outcome: PowerOutcome) -> None:
+    log.log(
+        logging.INFO if outcome.done else logging.WARNING,
+        "power",
+        extra={
+            "host": outcome.host,
+            "action": str(outcome.action),
+            "done": outcome.done,
+            "text": outcome.text,
+        },
+    )
