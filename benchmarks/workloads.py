@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from rebalancer.cluster.inventory import Host, HostId, HostState, Link, Site, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import Policy
-from rebalancer.cluster.rules import Spread, groups_of
+from rebalancer.cluster.rules import Spread, groups_in
 from rebalancer.cluster.violations import (
     cpu_capacity_cores,
     memory_capacity_bytes,
@@ -55,7 +55,7 @@ class _Rooms:
         number = 0
         for rule in policy.rules:
             if isinstance(rule, Spread):
-                for group in groups_of(rule, snapshot.vms):
+                for group in groups_in(rule, snapshot):
                     number += 1
                     for vm in group:
                         self.groups[vm.id].append(number)

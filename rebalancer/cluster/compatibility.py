@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rebalancer.cluster.amounts import bytes_text
 from rebalancer.cluster.inventory import Host, NumaNode, Vm
 
 HOST_CPU = "host-passthrough"
@@ -26,7 +27,8 @@ def misfits(vm: Vm, source: Host, target: Host) -> tuple[str, ...]:
 
 def _misfits(vm: Vm, source: Host, host: Host) -> Iterator[str]:
     if vm.local_disk_bytes:
-        yield f"{vm.local_disk_bytes} bytes of its disks are reached by its present host only"
+        size = bytes_text(vm.local_disk_bytes)
+        yield f"{size} of its disks are reached by its present host only"
     if vm.arch and host.arch and vm.arch != host.arch:
         yield f"its architecture is {vm.arch}, the host's is {host.arch}"
     yield from _cpu_misfits(vm, source, host)
@@ -40,8 +42,8 @@ def _misfits(vm: Vm, source: Host, host: Host) -> Iterator[str]:
         yield f"the host has no network {', '.join(missing)}"
     if vm.memory_bytes > host.guest_memory_bytes:
         yield (
-            f"it needs {vm.memory_bytes} bytes of memory, "
-            f"the host has {host.guest_memory_bytes} bytes for guests"
+            f"it needs {bytes_text(vm.memory_bytes)} of memory, "
+            f"the host has {bytes_text(max(0, host.guest_memory_bytes))} for guests"
         )
     if vm.vcpus > host.cpu_cores and vm.numa_nodes:
         yield f"it has {vm.vcpus} pinned vCPUs, the host {host.cpu_cores:g} cores"
@@ -77,12 +79,12 @@ def _memory_misfits(vm: Vm, host: Host) -> Iterator[str]:
     if vm.hugepage_bytes is not None:
         pool = next((p for p in host.hugepages if p.page_bytes == vm.hugepage_bytes), None)
         if pool is None:
-            yield f"the host has no huge pages of {vm.hugepage_bytes} bytes"
+            yield f"the host has no huge pages of {bytes_text(vm.hugepage_bytes)}"
         elif pool.total_pages * pool.page_bytes < vm.memory_bytes:
-            yield f"the host's huge pages of {vm.hugepage_bytes} bytes are too few for it"
+            yield f"the host's huge pages of {bytes_text(vm.hugepage_bytes)} are too few for it"
     for name, count in sorted(vm.devices.items()):
         if count > (there := host.devices.get(name, 0)):
-            yield f"it takes {count} devices {name}, the host has {there}"
+            yield f"it takes {count} device{'' if count == 1 else 's'} {name}, the host has {there}"
     cpus = sum(node.cpu_cores for node in host.numa_nodes or ())
     if vm.pinned_cpus and host.numa_nodes is not None and max(vm.pinned_cpus) >= cpus:
         yield f"it is pinned to CPU {max(vm.pinned_cpus)}, the host has {cpus:g} CPUs from 0 on"

@@ -127,3 +127,5 @@ class Explanation:
     conflicts: tuple[Conflict, ...] = ()
     capacity: CapacityAdvice | None = None
     """Of the cluster as the plan leaves it; `None` where nobody worked it out."""
+    notes: tuple[str, ...] = ()
+    """What an operator should know about the policy or the answer: a goal that means nothing."""

@@ -11,6 +11,9 @@ from rebalancer.cluster.explanation import Explanation
 from rebalancer.cluster.inventory import Assignment, HostId, HostState, Mode, VmId
 from rebalancer.cluster.rules import Violation
 
+ROUNDING = 1e-6
+"""Differences of an objective up to this are rounding and tolerances of solvers, not gains."""
+
 
 class SolveStatus(StrEnum):
     """Why the solver stopped."""
@@ -59,13 +62,13 @@ class Objective:
     @property
     def gap_ratio(self) -> float:
         """Distance to the best possible: (after - bound) / after; 0 when nothing is left."""
-        return max(0.0, self.after - self.bound) / self.after if self.after > 0 else 0.0
+        return (self.after - self.bound) / self.after if self.after - self.bound > ROUNDING else 0.0
 
     @property
     def captured_ratio(self) -> float:
         """Share of the possible improvement that was found; 1 when nothing was possible."""
         possible = self.before - self.bound
-        return min(1.0, (self.before - self.after) / possible) if possible > 1e-12 else 1.0
+        return min(1.0, (self.before - self.after) / possible) if possible > ROUNDING else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +248,8 @@ class Verdict:
 
     kind: VerdictKind
     text: str
+    is_unmet: bool = False
+    """Whether, though VMs move, a drain is not finished or a hard rule stays broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

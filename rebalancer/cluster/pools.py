@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from rebalancer.cluster.amounts import bytes_text
 from rebalancer.cluster.inventory import Assignment, Host, HugepagePool, NumaNode, Snapshot, Vm
 from rebalancer.cluster.policy import Policy
 
@@ -41,6 +42,15 @@ class Pool:
     """The NUMA nodes that it is on; empty: all of the host."""
 
     @property
+    def is_in_bytes(self) -> bool:
+        """Whether amounts of it are bytes; otherwise it is counted."""
+        return self.kind not in (PoolKind.DEVICES, PoolKind.NODE_CPUS)
+
+    def amount_text(self, amount: float) -> str:
+        """Write an amount of it: `2.00 GiB` of memory or pages, `3` of devices."""
+        return bytes_text(amount) if self.is_in_bytes else f"{amount:,.6g}"
+
+    @property
     def text(self) -> str:
         """What it is, for people."""
         where = f" on NUMA node {', '.join(map(str, self.nodes))}" if self.nodes else ""
@@ -48,7 +58,7 @@ class Pool:
             case PoolKind.DEVICES:
                 return f"devices {self.name}"
             case PoolKind.HUGEPAGES:
-                return f"huge pages of {self.page_bytes} bytes{where}"
+                return f"huge pages of {bytes_text(self.page_bytes)}{where}"
             case PoolKind.NODE_MEMORY:
                 return f"memory{where}"
             case PoolKind.NODE_CPUS:

@@ -9,13 +9,14 @@ continuous one holds at every step of a plan; a final one (`is_final`) only wher
 to, as VMs that belong together cannot all move in the same instant.
 
 A rule that is broken at the start does not make a problem infeasible: the answer may break it
-as much as the start does, not more (`severity` measures how much).
+as much as the start does, not more (`severity` measures how much). A VM that a fence or ban
+forbids where it is may stay there or go where it is allowed, not to another forbidden host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
@@ -42,6 +43,8 @@ class Violation:
     hosts: tuple[HostId, ...] = ()
     severity: float = 1.0
     """How much it is broken; comparable within one rule, more is worse."""
+    breach: str = field(default="", compare=False)
+    """Which breach of the rule it is, where one never makes up for another: VM and host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +252,8 @@ def _misplaced(
                 text=f"{vm.name} is on {host.name}, {how}",
                 vms=(vm.id,),
                 hosts=(host.id,),
+                # Data or a licence on yet another host is a breach of its own.
+                breach=f"{vm.id} on {host.id}",
             )
 
 

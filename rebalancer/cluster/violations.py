@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 
+from rebalancer.cluster.amounts import bytes_text
 from rebalancer.cluster.compatibility import misfits
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, Host, HostId, HostState, Snapshot, Vm, VmId
@@ -57,19 +58,24 @@ def hard_violations(
 
 
 def worsened(before: Iterable[Violation], after: Iterable[Violation]) -> tuple[Violation, ...]:
-    """Those of `after` whose rule is broken more than it was in `before`."""
-    allowed: dict[str, float] = defaultdict(float)
-    for violation in before:
-        allowed[violation.rule] += violation.severity
-    found: dict[str, float] = defaultdict(float)
+    """Those of `after` whose rule is broken more than it was in `before`.
+
+    A VM on another forbidden host than before is worse, whatever else was mended.
+    """
     after = tuple(after)
-    for violation in after:
-        found[violation.rule] += violation.severity
-    return tuple(
-        violation
-        for violation in after
-        if found[violation.rule] > allowed[violation.rule] + SLACK_CORES
-    )
+    allowed, found = _severities(before), _severities(after)
+    return tuple(v for v in after if found[_key(v)] > allowed[_key(v)] + SLACK_CORES)
+
+
+def _severities(found: Iterable[Violation]) -> dict[tuple[str, str], float]:
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    for violation in found:
+        sums[_key(violation)] += violation.severity
+    return sums
+
+
+def _key(violation: Violation) -> tuple[str, str]:
+    return violation.rule, violation.breach
 
 
 def overspent(
@@ -181,25 +187,42 @@ def _overfull(host: Host, members: list[Vm], policy: Policy, demand: Demand) -> 
             "memory",
             float(sum(vm.memory_bytes for vm in members)),
             memory_capacity_bytes(host, policy),
-            "bytes of memory",
+            " of memory",
+            bytes_text,
         ),
         (
             "cpu",
             cores + demand.host_base_cores[host.id] if members else 0.0,
             cpu_capacity_cores(host, policy),
-            "cores of CPU",
+            " cores of CPU",
+            _count_text,
         ),
-        ("vcpus", float(sum(vm.vcpus for vm in members)), vcpu_capacity(host, policy), "vCPUs"),
+        (
+            "vcpus",
+            float(sum(vm.vcpus for vm in members)),
+            vcpu_capacity(host, policy),
+            " vCPUs",
+            _count_text,
+        ),
     )
-    for what, used, capacity, unit in uses:
+    for what, used, capacity, unit, write in uses:
         if used > capacity + SLACK_CORES:
             yield Violation(
                 rule=f"{what} of {host.id}",
-                text=f"{host.name} would need {used:,.6g} {unit} and may use {capacity:,.6g}",
+                text=f"{host.name} would need {write(used)}{unit} and may use "
+                f"{write(max(0.0, capacity))}",
                 vms=vms,
                 hosts=(host.id,),
                 severity=(used - capacity) / max(capacity, 1.0),
             )
+
+
+def _count_text(count: float) -> str:
+    return f"{count:,.6g}"
+
+
+def _hosts(count: int) -> str:
+    return "1 host is" if count == 1 else f"{count} hosts are"
 
 
 def _short_of(
@@ -209,8 +232,8 @@ def _short_of(
     for short in shortages(host, members, pools, snapshot, policy):
         yield Violation(
             rule=f"{short.pool.text} of {host.id}",
-            text=f"{host.name} would need {short.used:,.6g} of its {short.pool.text} "
-            f"and has {short.capacity:,.6g}",
+            text=f"{host.name} would need {short.pool.amount_text(short.used)} of its "
+            f"{short.pool.text} and has {short.pool.amount_text(short.capacity)}",
             vms=tuple(vm.id for vm in members if need_of(vm, short.pool)),
             hosts=(host.id,),
             severity=(short.used - short.capacity) / max(short.capacity, 1.0),
@@ -236,10 +259,21 @@ def _failures_not_survived(
         vm.memory_bytes for host in snapshot.hosts if host.may_receive for vm in members[host.id]
     )
     left = sum(up[failures:])
-    if used > left:
+    if used and failures >= len(up):
+        # Nothing is left to restart anything on: an amount would say nothing.
         yield Violation(
             rule="host failures",
-            text=f"after losing {failures} host(s) {used - left:,.0f} bytes of memory "
+            text=f"host_failures is {failures}, and {_hosts(len(up))} up: after losing so many "
+            "there is none to restart VMs on; a cluster can survive the loss of "
+            f"{max(0, len(up) - 1)} at most",
+            severity=used,
+        )
+        return
+    if used > left:
+        lost = "1 host" if failures == 1 else f"{failures} hosts"
+        yield Violation(
+            rule="host failures",
+            text=f"after losing {lost} {bytes_text(used - left)} of memory "
             "would be missing to restart their VMs",
             severity=(used - left) / max(left, 1.0),
         )

@@ -7,7 +7,6 @@ are, `snapshot_faults` what they must agree on.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -31,8 +30,8 @@ from rebalancer.cluster.inventory import (
 )
 from rebalancer.collect.snapshot_faults import misfits
 from rebalancer.collect.snapshot_model import SnapshotModel, milliseconds
-from rebalancer.errors import InvalidFileError, UsageError
-from rebalancer.files import Document, open_json
+from rebalancer.errors import InvalidFileError
+from rebalancer.files import Document, open_json, write_text
 from rebalancer.files.tree import Tree
 
 type _Noun = Host | Vm | Site | Link | NumaNode | HugepagePool
@@ -52,20 +51,7 @@ def read_snapshot(path: Path | str) -> Snapshot:
 
 def write_snapshot(snapshot: Snapshot, path: Path | str) -> None:
     """Write a snapshot file, or leave the one that is there as it was."""
-    path = Path(path)
-    # A device or pipe cannot be replaced, and need not be.
-    is_replaceable = path.is_file() or not path.exists()
-    written = path.with_name(f".{path.name}.{os.getpid()}.tmp") if is_replaceable else path
-    try:
-        with written.open("w", encoding="utf-8") as file:
-            file.writelines(_text(snapshot_to_json(snapshot)))
-        if is_replaceable:
-            written.replace(path)
-    except OSError as error:
-        raise UsageError(f"the snapshot cannot be written to {path}: {error.strerror}") from error
-    finally:
-        if is_replaceable:
-            written.unlink(missing_ok=True)
+    write_text(path, _text(snapshot_to_json(snapshot)), what="the snapshot")
 
 
 def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:

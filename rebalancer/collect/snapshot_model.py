@@ -291,7 +291,7 @@ class SnapshotModel(FileModel):
     sites: tuple[SiteEntry, ...] = ()
     links: tuple[LinkEntry, ...] = ()
     hosts: tuple[HostEntry, ...]
-    vms: tuple[VmEntry, ...] = ()
+    vms: tuple[VmEntry, ...]
     usage: UsageEntry | None = None
 
     def snapshot(self) -> Snapshot:

@@ -8,6 +8,9 @@ the memory are told in the same way. What the values mean to a cluster is not kn
 `open_yaml` and `open_json` stop before the model, for those who check more than a model can, and
 want to name the place of what they find. `explain` does the same for values that come from
 elsewhere, such as the environment.
+
+`write_text` is the way out: what an operator names is written whole or not at all, and a pipe or
+device is written to and not replaced.
 """
 
 from rebalancer.files.document import Document
@@ -30,6 +33,7 @@ from rebalancer.files.reading import (
     read_yaml,
 )
 from rebalancer.files.tree import Finding, Tree, dotted, shown
+from rebalancer.files.writing import write_text
 
 __all__ = [
     "ByHour",
@@ -51,4 +55,5 @@ __all__ = [
     "read_json",
     "read_yaml",
     "shown",
+    "write_text",
 ]

@@ -1,14 +1,15 @@
 """A file that was read, ready to be checked against the model of what it should hold."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from rebalancer.errors import FAULTS_SHOWN, Fault, InvalidFileError
 from rebalancer.files.explain import explain
-from rebalancer.files.tree import Finding, Lines, Path, Tree, dotted, shown
+from rebalancer.files.tree import Finding, Lines, Path, Tree, dotted, shown, value_at
 
 _LARGE = 100_000
 """From this many values on, a file of the wrong kind could have millions of faults."""
@@ -34,6 +35,8 @@ class Document:
     """What is wrong whatever the file is for."""
     lines: Lines | None = None
     """`None` for JSON, where a place is told by its path."""
+    within: Path = ()
+    """Where in the file this starts, when it is only a part of it."""
 
     def read[M: BaseModel](self, model: type[M]) -> M:
         """Return what the file says; raise `InvalidFileError` with everything wrong in it.
@@ -58,20 +61,37 @@ class Document:
             raise InvalidFileError(self._faults(findings))
         return result
 
+    def part(self, path: Path, given: Mapping[str, Any]) -> "Document":
+        """Return the mapping at `path` as a document of its own, whose faults name this file.
+
+        `given` are keys that it need not repeat, such as the version.
+        """
+        found = value_at(self.tree, path)
+        assert isinstance(found, dict), f"{dotted(path)} is no mapping"
+        tree = {**given, **found}
+        return Document(
+            file=self.file,
+            tree=tree,
+            json=json.dumps(tree, ensure_ascii=False).encode(),
+            value_count=self.value_count,
+            lines=self.lines.at(path) if self.lines is not None else None,
+            within=(*self.within, *path),
+        )
+
     def where(self, path: Path) -> str:
         """Return where `path` is, as `Fault.where` says it."""
-        if not path:
+        if not (self.within or path):
             return ""
         if self.lines is not None:
             return f"line {self.lines.of(path)}"
-        return f"$.{dotted(path)}".replace("$.[", "$[")
+        return f"$.{dotted((*self.within, *path))}".replace("$.[", "$[")
 
     def fault(self, path: Path, problem: str, expected: str = "") -> Fault:
         """Return a fault of the value at `path`, for what a model by itself cannot find."""
         return Fault(
             file=self.file,
             where=self.where(path),
-            key=dotted(path),
+            key=dotted((*self.within, *path)),
             problem=problem,
             expected=expected,
         )

@@ -32,6 +32,10 @@ class Lines:
 
     def of(self, path: Path) -> int:
         """Return the line of what `path` leads to, or of the last thing on the way there."""
+        return self.at(path).line
+
+    def at(self, path: Path) -> "Lines":
+        """Return the lines of what `path` leads to, or of the last thing on the way there."""
         here = self
         for step in path:
             if isinstance(step, str) and step in here.keys:
@@ -40,7 +44,7 @@ class Lines:
                 here = here.items[step]
             else:
                 break
-        return here.line
+        return here
 
 
 def value_at(tree: Tree, path: Path) -> Tree:

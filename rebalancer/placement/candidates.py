@@ -134,11 +134,11 @@ class _Judge:
                 shut = self._shut[index]
                 if not rule.hard:
                     soft += rule.weight * shut
-                elif shut[self._column[vm.host]]:
-                    # Broken as it is: another such host is no worse, a right one is better.
+                    continue
+                # Each new host is a breach of its own, so one that is there is never renewed.
+                allowed &= ~shut
+                if shut[self._column[vm.host]]:
                     broken += shut
-                else:
-                    allowed &= ~shut
         return allowed, broken, soft
 
     def _fits(self, vm: Vm) -> Bools:

@@ -19,7 +19,7 @@ from rebalancer.placement.arrays import Bools, Ints
 from rebalancer.placement.awake import is_exact, power_bound, switches
 from rebalancer.placement.bound import Relaxation, relax
 from rebalancer.placement.budget import Budget
-from rebalancer.placement.easing import search_eased
+from rebalancer.placement.easing import SWINGS, search_eased
 from rebalancer.placement.layout import TIER_RATIO, Layout, Scale, scale_of
 from rebalancer.placement.local_search import descend, improve
 from rebalancer.placement.neighbourhood import improve_by_programs
@@ -104,7 +104,15 @@ def improve_tier(
     if relief is not None:
         bound = max(bound, relief.bound)
     likely = None if relaxation is None else relaxation.leaves > WORTH_LEAVING
-    searched = search_eased(problem, scale, start, likely, _share(budget, SEARCH_SHARE))
+    searched = search_eased(
+        problem,
+        scale,
+        start,
+        likely,
+        _share(budget, SEARCH_SHARE),
+        # The whole program finds what swings do, and proves it.
+        swings=0 if whole_choices(problem, start) else SWINGS,
+    )
     best = _best(problem, scale, [*known, quick, searched])
     if _is_good_enough(problem, scale, x, best, bound):
         return Result(x=best, bound=bound, relaxation=relaxation)

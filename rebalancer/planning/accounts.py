@@ -190,6 +190,10 @@ class Accounts:
             self._write(self._paid[account], migration, amount)
         return set(paid)
 
+    def paid_by(self, vm: Vm, source: HostId, target: HostId) -> frozenset[AccountKey]:
+        """Name the accounts that have more once `vm` has left."""
+        return frozenset(account for account, _ in self._payments(vm, source, target))
+
     def _payments(
         self, vm: Vm, source: HostId, target: HostId
     ) -> Iterator[tuple[AccountKey, float]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from rebalancer.cluster.inventory import HostState, Snapshot, VmId
 from rebalancer.cluster.plan import Unmoved, Verdict, VerdictKind
 from rebalancer.cluster.policy import Limits
-from rebalancer.planning.jobs import HANDOVER_SECONDS, Job
+from rebalancer.planning.jobs import Job
 from rebalancer.planning.order import Ordered
 from rebalancer.planning.timeline import ROUNDING, Slot
 from rebalancer.planning.wording import in_seconds
@@ -47,7 +47,7 @@ def latest_ends(moves: Sequence[Ordered], slots: Sequence[Slot], limits: Limits)
         starts += [latest[other] for other in waits_for | job.ordered.depends_on]
         if len(cluster) == limits.cluster:
             starts.append(heapq.heappop(cluster))
-        end = max(starts) + slot.estimate.duration_upper_seconds + HANDOVER_SECONDS
+        end = max(starts) + slot.estimate.duration_upper_seconds + slot.handover_seconds
         latest[job.position] = end
         heapq.heappush(cluster, end)
         for need in needs:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rebalancer.cluster.inventory import HostState, Snapshot
 from rebalancer.cluster.plan import Priority
 from rebalancer.planning.cost import Estimate
 from rebalancer.planning.network import Lane
@@ -16,6 +17,17 @@ RANK = {Priority.DRAIN: 0, Priority.REPAIR: 1, Priority.BALANCE: 2}
 HANDOVER_SECONDS = 3.0
 """Around each migration the rollout looks at every host, before it and after it, in half a
 dozen turns of half a second. Its slot and bandwidth are kept for it meanwhile."""
+
+LOOKS = 4
+SILENT_LOOK_SECONDS = 2.5
+"""Each look takes so much longer where a host does not answer: it is given up after about 3 s
+("no route to host"). Where a firewall swallows the question it takes longer still."""
+
+
+def handover_seconds(snapshot: Snapshot) -> float:
+    """How long a migration keeps slot and bandwidth beyond its own duration, in this cluster."""
+    is_silent = any(host.state is HostState.UNKNOWN for host in snapshot.hosts)
+    return HANDOVER_SECONDS + (LOOKS * SILENT_LOOK_SECONDS if is_silent else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +46,11 @@ class Job:
     alone: bool
     fastest: Estimate
     """What it takes with the most bandwidth: the least it can take."""
+    handover_seconds: float = HANDOVER_SECONDS
+    """How long it keeps what it holds before and after its own duration."""
 
     @classmethod
-    def of(cls, position: int, ordered: Ordered) -> Job:
+    def of(cls, position: int, ordered: Ordered, handover_seconds: float = HANDOVER_SECONDS) -> Job:
         """Look up what the schedule needs of a migration."""
         choice = ordered.move.choice
         return cls(
@@ -48,6 +62,7 @@ class Job:
             most=choice.most_bytes_per_second,
             alone=choice.alone,
             fastest=choice.estimate(choice.most_bytes_per_second),
+            handover_seconds=handover_seconds,
         )
 
     @property
@@ -63,13 +78,13 @@ class Job:
     @property
     def seconds(self) -> float:
         """The least time for which it can hold its slot."""
-        return self.fastest.duration_seconds + HANDOVER_SECONDS
+        return self.fastest.duration_seconds + self.handover_seconds
 
     @property
     def idle_seconds(self) -> float:
         """How long it holds its bandwidth without using it."""
         habits = self.ordered.move.choice.path.habits
-        return habits.setup_seconds + habits.switchover_seconds + HANDOVER_SECONDS
+        return habits.setup_seconds + habits.switchover_seconds + self.handover_seconds
 
     @property
     def streamed_bytes(self) -> float:

@@ -8,7 +8,8 @@ but is not permitted is kept: the cheapest of it is what the operator is asked f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +29,8 @@ it: one after the other such guests are done sooner than side by side."""
 HALVINGS = 5
 
 ROUNDING_SECONDS = 1e-9
+
+THIS_MODE = "{mode}"
 
 LADDER = (Mode.LIVE, Mode.AUTO_CONVERGE, Mode.SUSPEND, Mode.POST_COPY, Mode.COLD)
 """For a VM that runs, mildest first. Post-copy is behind suspend because a failure in the
@@ -70,7 +73,8 @@ class Refusal:
     """No permitted mode will do."""
 
     reasons: tuple[str, ...]
-    """One for each mode; the last says which permission would be the cheapest to give."""
+    """One for all modes that it keeps off; the last says which permission would be the cheapest
+    to give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +84,14 @@ class _Trial:
     mode: Mode
     estimate: Estimate
     limit_seconds: float
-    refused: str | None = None
-    """Why it will not do."""
-    unlock: str | None = None
-    """The permission that would make it do; `None` when no permission can."""
+    hopeless: str | None = None
+    """Why it will not do, whatever is permitted."""
+    needs: tuple[str, ...] = ()
+    """What would have to be permitted; `THIS_MODE` in it stands for the mode."""
+
+    @property
+    def will_do(self) -> bool:
+        return self.hopeless is None and not self.needs
 
 
 def choose(vm: Vm, path: Path, permissions: MigrationPermissions) -> Choice | Refusal:
@@ -92,7 +100,7 @@ def choose(vm: Vm, path: Path, permissions: MigrationPermissions) -> Choice | Re
         return Refusal(reasons=(_no_bandwidth(path),))
     trials = tuple(_trials(vm, path, permissions))
     for trial in _mildest_first(trials):
-        if trial.refused is None:
+        if trial.will_do:
             return _choice(vm, path, trial, permissions)
     return Refusal(reasons=tuple(_refusal(trials)))
 
@@ -111,9 +119,13 @@ def _trials(vm: Vm, path: Path, permissions: MigrationPermissions) -> Iterator[_
     for mode in modes:
         limit = _limit_seconds(mode, vm, permissions)
         estimate = _estimate(vm, path, mode, path.bytes_per_second, limit)
-        refused, unlock = _objection(vm, path, mode, estimate, limit, permissions)
+        hopeless = _hopeless(vm, path, mode, estimate, limit)
         yield _Trial(
-            mode=mode, estimate=estimate, limit_seconds=limit, refused=refused, unlock=unlock
+            mode=mode,
+            estimate=estimate,
+            limit_seconds=limit,
+            hopeless=hopeless,
+            needs=() if hopeless else tuple(_needs(vm, mode, estimate, limit, permissions)),
         )
 
 
@@ -130,55 +142,42 @@ def _limit_seconds(mode: Mode, vm: Vm, permissions: MigrationPermissions) -> flo
     return min(own, permissions.max_downtime_seconds)
 
 
-def _objection(
-    vm: Vm,
-    path: Path,
-    mode: Mode,
-    estimate: Estimate,
-    limit: float,
-    permissions: MigrationPermissions,
-) -> tuple[str | None, str | None]:
-    """Why the mode will not do, and the permission that would change that."""
-    hopeless = _hopeless(vm, path, mode, estimate, limit)
-    if hopeless is not None:
-        return hopeless, None
-    asked = []
+def _needs(
+    vm: Vm, mode: Mode, estimate: Estimate, limit: float, permissions: MigrationPermissions
+) -> Iterator[str]:
+    """What would have to be permitted for the mode to do."""
     if vm.allowed_modes is not None and mode not in vm.allowed_modes:
-        asked.append(f"the VM's owner to allow {mode}")
+        yield f"the VM's owner to allow {THIS_MODE}"
     if mode not in permissions.allow:
-        asked.append(f"allow {mode}")
+        yield f"allow {THIS_MODE}"
     too_long = estimate.downtime_upper_seconds > limit + ROUNDING_SECONDS
     if too_long and mode in (Mode.SUSPEND, Mode.COLD):
-        asked.append(
+        yield (
             f"a pause of {in_seconds(estimate.downtime_upper_seconds)} "
             f"instead of at most {in_seconds(limit)}"
         )
     if estimate.duration_upper_seconds > permissions.max_duration_seconds:
-        asked.append(
+        yield (
             f"a duration of {in_seconds(estimate.duration_upper_seconds)} "
             f"instead of at most {in_seconds(permissions.max_duration_seconds)}"
         )
-    if not asked:
-        return None, None
-    needs = " and ".join(asked)
-    return f"{mode} would need: {needs}", needs
 
 
 def _hopeless(vm: Vm, path: Path, mode: Mode, estimate: Estimate, limit: float) -> str | None:
     """What keeps the mode from working however much is permitted."""
     if mode in (Mode.LIVE, Mode.AUTO_CONVERGE):
         if cost.max_downtime_for(limit, path.line(path.bytes_per_second)) <= 0:
-            return f"{mode}: the switch-over alone takes longer than {in_seconds(limit)}"
+            return f"the switch-over alone takes longer than {in_seconds(limit)}"
         if not estimate.converges:
             return _does_not_converge(vm, path, mode, limit)
     if mode is Mode.POST_COPY and vm.max_downtime_seconds is not None:
         pause = estimate.downtime_upper_seconds
         if pause > vm.max_downtime_seconds:
-            return f"post_copy: pauses of {in_seconds(pause)} are more than its owner allows"
+            return f"pauses of {in_seconds(pause)} are more than its owner allows"
     if mode is Mode.COLD and not vm.persistent:
-        return "cold: it is transient, its definition would be gone with it"
+        return "it is transient, its definition would be gone with it"
     if mode is Mode.COLD and vm.state is not VmState.RUNNING:
-        return f"cold: it is {vm.state}, so it cannot be asked to shut down"
+        return f"it is {vm.state}, so it cannot be asked to shut down"
     return None
 
 
@@ -188,7 +187,7 @@ def _does_not_converge(vm: Vm, path: Path, mode: Mode, limit: float) -> str:
     floor = cost.downtime_floor_seconds(guest, line, cost.max_downtime_for(limit, line))
     slowed = " even at half its speed" if mode is Mode.AUTO_CONVERGE else ""
     return (
-        f"{mode}: it {_writes(vm)}, so that with all of "
+        f"it {_writes(vm)}, so that with all of "
         f"{in_bytes_per_second(path.bytes_per_second)} the pause would not get below "
         f"{in_seconds(floor)}{slowed}, {in_seconds(limit)} is allowed"
     )
@@ -212,17 +211,31 @@ def _no_bandwidth(path: Path) -> str:
 
 
 def _refusal(trials: tuple[_Trial, ...]) -> Iterator[str]:
+    modes: dict[tuple[str | None, tuple[str, ...]], list[Mode]] = defaultdict(list)
     for trial in trials:
-        if trial.refused is not None:
-            yield trial.refused
-    open_to = [trial for trial in trials if trial.unlock is not None]
+        if not trial.will_do:
+            modes[trial.hopeless, trial.needs].append(trial.mode)
+    for (hopeless, needs), alike in modes.items():
+        yield f"{_listed(alike)}: {hopeless}" if hopeless else _would_need(alike, needs)
+    open_to = [trial for trial in trials if trial.needs]
     if open_to:
         # Post-copy is short but can lose the guest, so it is not cheap.
         cheapest = min(
             open_to,
             key=lambda t: (t.mode is Mode.POST_COPY, t.estimate.downtime_seconds),
         )
-        yield f"cheapest way out: {cheapest.unlock}: {_price(cheapest)}"
+        unlock = " and ".join(cheapest.needs).replace(THIS_MODE, cheapest.mode)
+        yield f"cheapest way out: {unlock}: {_price(cheapest)}"
+
+
+def _would_need(modes: Sequence[Mode], needs: Sequence[str]) -> str:
+    these = modes[0] if len(modes) == 1 else "them"
+    return f"{_listed(modes)} would need: {' and '.join(needs).replace(THIS_MODE, these)}"
+
+
+def _listed(modes: Sequence[Mode]) -> str:
+    *most, last = modes
+    return f"{', '.join(most)} and {last}" if most else f"{last}"
 
 
 def _price(trial: _Trial) -> str:
@@ -248,7 +261,9 @@ def _choice(vm: Vm, path: Path, trial: _Trial, permissions: MigrationPermissions
         least_bytes_per_second=least,
         most_bytes_per_second=most,
         limit_seconds=trial.limit_seconds,
-        alone=most > 0 and least == most > path.least_bytes_per_second,
+        alone=most > 0
+        and least == most > path.least_bytes_per_second
+        and path.is_filled_with(most),
     )
 
 

@@ -54,6 +54,10 @@ class Path:
         """The least that a migration is granted here."""
         return min(LEAST_BYTES_PER_SECOND, self.bytes_per_second)
 
+    def is_filled_with(self, bytes_per_second: float) -> bool:
+        """Whether a lane of it has no room for two such migrations."""
+        return any(2 * bytes_per_second > lane.budget_bytes_per_second for lane in self.lanes)
+
     def line(self, bytes_per_second: float) -> Line:
         """What a migration has that is granted so much.
 

@@ -32,15 +32,11 @@ def _obstacles(vm: Vm, source: Host, target: Host, policy: Policy) -> Iterator[s
 
 
 def _forbidden(vm: Vm, source: Host, target: Host, policy: Policy) -> Iterator[str]:
-    """Hard rules about one VM; one that is broken now may stay broken on the target."""
+    """Hard rules about one VM; that one is broken where it is excuses no other host."""
     for rule in policy.rules:
         if not rule.hard:
             continue
         if isinstance(rule, Pin) and rule.vms.matches(vm):
             yield f"rule {rule.name} pins it to {source.name}"
-        if (
-            isinstance(rule, Fence | Ban)
-            and rule.forbids(vm, target)
-            and not rule.forbids(vm, source)
-        ):
+        if isinstance(rule, Fence | Ban) and rule.forbids(vm, target):
             yield f"rule {rule.name} keeps it off {target.name}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from rebalancer.cluster.inventory import HostId, Vm
 from rebalancer.cluster.plan import Priority
 from rebalancer.planning.accounts import AccountKey, Accounts, Shortage
+from rebalancer.planning.deadlock import why_stuck
 from rebalancer.planning.modes import Choice
 
 DETOURS_TRIED = 400
@@ -75,7 +76,7 @@ def order_moves(moves: Iterable[Move], accounts: Accounts, detours: Detours) -> 
     _take_detours(admission, detours)
     return Order(
         moves=tuple(admission.admitted),
-        stuck=tuple(_stuck(move, shortage) for move, shortage in admission.blocked.values()),
+        stuck=_stuck(admission),
     )
 
 
@@ -116,12 +117,17 @@ def _take_detours(admission: _Admission, detours: Detours) -> None:
                     return
 
 
-def _stuck(move: Move, shortage: Shortage) -> Stuck:
-    return Stuck(
-        move=move,
-        reason=f"{shortage.text} until others have left, which wait for it in turn, "
-        "and no third host can take one of them for the time",
+def _stuck(admission: _Admission) -> tuple[Stuck, ...]:
+    def pays(move: Move) -> frozenset[AccountKey]:
+        return admission.accounts.paid_by(move.vm, move.source, move.target)
+
+    moves = {number: move for number, (move, _) in admission.blocked.items()}
+    reasons = why_stuck(
+        {number: shortage for number, (_, shortage) in admission.blocked.items()},
+        {number: pays(move) for number, move in moves.items()},
+        {account for each in admission.admitted for account in pays(each.move)} if moves else set(),
     )
+    return tuple(Stuck(move=move, reason=reasons[number]) for number, move in moves.items())
 
 
 class _Admission:

@@ -20,7 +20,7 @@ from rebalancer.cluster.policy import Policy
 from rebalancer.planning.commands import commands_for, uri_of
 from rebalancer.planning.deadline import latest_ends, prove
 from rebalancer.planning.habits import Calibration
-from rebalancer.planning.jobs import RANK
+from rebalancer.planning.jobs import RANK, handover_seconds
 from rebalancer.planning.modes import reason_for
 from rebalancer.planning.order import Ordered
 from rebalancer.planning.outlook import host_outlooks
@@ -55,7 +55,7 @@ def make_plan(
     """
     router = Router(snapshot, demand, policy, placement, calibration or Calibration())
     order, unmoved, violations_after = router.order()
-    table = schedule(order.moves, policy.limits)
+    table = schedule(order.moves, policy.limits, handover_seconds(snapshot))
     migrations = _migrations(order.moves, table)
     moved = {migration.vm: migration.target for migration in migrations}
     stay = _merged(snapshot, [*placement.unmoved, *unmoved])

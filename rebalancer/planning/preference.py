@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rebalancer.planning.jobs import Job, by_lane, tails_of
 from rebalancer.planning.timeline import Sharing, Slot
@@ -33,6 +34,16 @@ class Preference:
     """Who may start is asked in this order, smallest first."""
     sharable: Sequence[frozenset[str]]
     """Lanes that each job may use while another one does."""
+    least: Sequence[float]
+    """Bytes per second below which each job does not start: more than it must have where it
+    had better wait for its full speed."""
+
+
+class _Terms(NamedTuple):
+    """The last two for one job."""
+
+    sharable: frozenset[str]
+    least: float
 
 
 class Preferences:
@@ -46,8 +57,8 @@ class Preferences:
             for lane, users in by_lane(jobs).items()
         }
         self._traits = _traits(jobs, self._load)
-        self._sharable = [
-            _sharable(jobs, self._load, sharing, bound_seconds) for sharing in Sharing
+        self._terms = [
+            [_terms(job, self._load, sharing, bound_seconds) for job in jobs] for sharing in Sharing
         ]
 
     def usual(self) -> Iterator[Preference]:
@@ -58,30 +69,31 @@ class Preferences:
             rules.append(((0, 0, 1), False))
         for weights, alone_first in rules:
             places = self._places(weights, level, alone_first=alone_first)
-            for sharable in self._sharable:
-                yield Preference(places=places, sharable=sharable)
+            for terms in self._terms:
+                yield _preference(places, terms)
 
     def mixed(self, chance: random.Random) -> Preference:
         """A mixture of the rules by chance."""
         weights = (chance.random(), chance.random(), chance.random())
         noise = [chance.uniform(*NOISE) for _ in self._jobs]
         places = self._places(weights, noise, alone_first=chance.random() < 0.5)
-        return Preference(places=places, sharable=chance.choice(self._sharable))
+        return _preference(places, chance.choice(self._terms))
 
     def hurried(
         self, found: Preference, late: Sequence[Sequence[int]], chance: random.Random
     ) -> Preference:
         """The same with some jobs of each `late` chain earlier, or sharing lanes otherwise."""
-        places, sharable = list(found.places), list(found.sharable)
+        places = list(found.places)
+        terms = [_Terms(*each) for each in zip(found.sharable, found.least, strict=True)]
         for chain in late:
             count = 1 + min(int(chance.expovariate(1.0)), len(chain) - 1)
-            shared = chance.choice(self._sharable) if chance.random() < SHARING_CHANGED else None
+            other = chance.choice(self._terms) if chance.random() < SHARING_CHANGED else None
             for position in chance.sample(chain, count):
-                if shared is None:
+                if other is None:
                     places[position] *= chance.random()
                 else:
-                    sharable[position] = shared[position]
-        return Preference(places=self._ranked(places), sharable=sharable)
+                    terms[position] = other[position]
+        return _preference(self._ranked(places), terms)
 
     def _places(
         self, weights: Sequence[float], noise: Sequence[float], *, alone_first: bool
@@ -105,6 +117,14 @@ class Preferences:
         for place, job in enumerate(order, start=1):
             ranked[job.position] = place
         return ranked
+
+
+def _preference(places: Sequence[float], terms: Sequence[_Terms]) -> Preference:
+    return Preference(
+        places=places,
+        sharable=[each.sharable for each in terms],
+        least=[each.least for each in terms],
+    )
 
 
 def late_chains(
@@ -161,24 +181,28 @@ def _traits(
     )
 
 
-def _sharable(
-    jobs: Sequence[Job], load: Mapping[str, float], sharing: Sharing, bound_seconds: float
-) -> list[frozenset[str]]:
-    """The lanes that each job may use while another one does.
+def _never_full(job: Job) -> frozenset[str]:
+    """The lanes that carry two such jobs at full speed: waiting for each other gains nothing.
 
-    One that takes half as long as everything together never shares: with half of its bandwidth
-    the schedule would be longer for it alone.
+    Between distant sites a stream is limited by its TCP window, and the link carries many.
     """
-    if sharing is Sharing.NEVER:
-        return [frozenset()] * len(jobs)
-    return [
-        frozenset()
-        if 2 * job.seconds > bound_seconds
-        else frozenset(lane.name for lane in job.lanes)
-        if sharing is Sharing.ALWAYS
-        else _bottleneck([lane.name for lane in job.lanes], load)
-        for job in jobs
-    ]
+    return frozenset(
+        lane.name for lane in job.lanes if 2 * job.most <= lane.budget_bytes_per_second
+    )
+
+
+def _terms(job: Job, load: Mapping[str, float], sharing: Sharing, bound_seconds: float) -> _Terms:
+    """On which lanes a job may start while another one uses them, and with how much.
+
+    One that takes half as long as everything together shares only what it cannot fill: with half
+    of its bandwidth the schedule would be longer for it alone.
+    """
+    never_full = _never_full(job)
+    if sharing is Sharing.NEVER or 2 * job.seconds > bound_seconds:
+        return _Terms(sharable=never_full, least=job.most)
+    lanes = [lane.name for lane in job.lanes]
+    shared = frozenset(lanes) if sharing is Sharing.ALWAYS else _bottleneck(lanes, load)
+    return _Terms(sharable=never_full | shared, least=job.least)
 
 
 def _bottleneck(lanes: Sequence[str], load: Mapping[str, float]) -> frozenset[str]:

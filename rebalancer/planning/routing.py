@@ -34,7 +34,7 @@ class Router:
         demand: Demand,
         policy: Policy,
         placement: Placement,
-        calibration: Calibration,
+        calibration: Calibration | None = None,
     ) -> None:
         """Look up what is broken now, and what is free."""
         self._snapshot = snapshot
@@ -63,13 +63,19 @@ class Router:
             if not dropped:
                 break
             unmoved += [
-                Unmoved(vm=m.vm.id, reasons=(f"without the others {dropped[id(m)].text}",))
+                Unmoved(vm=m.vm.id, reasons=(self._why_dropped(m.vm, dropped[id(m)]),))
                 for m in moves
                 if id(m) in dropped
             ]
             moves = [move for move in moves if id(move) not in dropped]
         unmoved += [Unmoved(vm=stuck.move.vm.id, reasons=(stuck.reason,)) for stuck in order.stuck]
         return order, unmoved, broken
+
+    def _why_dropped(self, vm: Vm, broken: Violation) -> str:
+        others = sorted(self._snapshot.vm_by_id[each].name for each in broken.vms if each != vm.id)
+        if not others:
+            return f"other moves cannot be made, and without them {broken.text}"
+        return f"it cannot go unless {', '.join(others)} can as well (rule {broken.rule})"
 
     def _ordered(self, moves: Iterable[Move]) -> Order:
         self._accounts.undo(0)

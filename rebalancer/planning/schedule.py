@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from rebalancer.cluster.policy import Limits
 from rebalancer.planning.bounds import lower_bound_seconds
-from rebalancer.planning.jobs import Job
+from rebalancer.planning.jobs import HANDOVER_SECONDS, Job
 from rebalancer.planning.order import Ordered
 from rebalancer.planning.preference import Preference, Preferences, late_chains
 from rebalancer.planning.timeline import Slot, Timeline
@@ -46,9 +46,16 @@ class Timetable:
     lower_bound_seconds: float
 
 
-def schedule(moves: Sequence[Ordered], limits: Limits) -> Timetable:
-    """Give every migration a start and a bandwidth, so that all are over as soon as possible."""
-    jobs = tuple(Job.of(position, ordered) for position, ordered in enumerate(moves))
+def schedule(
+    moves: Sequence[Ordered], limits: Limits, handover_seconds: float = HANDOVER_SECONDS
+) -> Timetable:
+    """Give every migration a start and a bandwidth, so that all are over as soon as possible.
+
+    `handover_seconds` pass around each migration until others can have what it held.
+    """
+    jobs = tuple(
+        Job.of(position, ordered, handover_seconds) for position, ordered in enumerate(moves)
+    )
     bound = lower_bound_seconds(jobs, limits)
     best = _search(jobs, limits, bound) if jobs else ()
     makespan = _makespan(best)
@@ -97,7 +104,13 @@ class _Attempts:
 
     def try_out(self, preference: Preference) -> bool:
         """Make a schedule; returns whether the shortest so far is good enough."""
-        slots = Timeline(self._jobs, self._limits, preference.places, preference.sharable).slots()
+        slots = Timeline(
+            self._jobs,
+            self._limits,
+            preference.places,
+            preference.sharable,
+            preference.least,
+        ).slots()
         lateness = self._late_by(slots)
         self.in_vain = 0 if lateness < self._lateness else self.in_vain + 1
         if lateness <= self._lateness:

@@ -20,7 +20,7 @@ class Sharing(Enum):
     """When a migration may start on a lane that another one is using."""
 
     NEVER = "never"
-    """Each has its path for itself, as long as it lasts: fast, but set-up times are lost."""
+    """Each has what it can fill for itself: fast, but set-up times are lost."""
     ON_BOTTLENECKS = "on bottlenecks"
     """Only on the lane that is by far the busiest of its path, so that the others stay free."""
     ALWAYS = "always"
@@ -33,11 +33,12 @@ class Slot:
     start_seconds: float
     bytes_per_second: float
     estimate: Estimate
+    handover_seconds: float = HANDOVER_SECONDS
 
     @property
     def release_seconds(self) -> float:
         """When it should be over and seen to be, so that others can have what it held."""
-        return self.start_seconds + self.estimate.duration_seconds + HANDOVER_SECONDS
+        return self.start_seconds + self.estimate.duration_seconds + self.handover_seconds
 
 
 class Timeline:
@@ -49,8 +50,13 @@ class Timeline:
         limits: Limits,
         preference: Sequence[float],
         sharable: Sequence[frozenset[str]],
+        least: Sequence[float] | None = None,
     ) -> None:
-        """`sharable` are the lanes that each job may use while another one does."""
+        """`sharable` are the lanes that each job may use while another one does.
+
+        `least` is the bandwidth in bytes per second below which it does not start, if that is
+        not what it must have.
+        """
         self._jobs = jobs
         self._preference = preference
         self._sharable = sharable
@@ -64,7 +70,7 @@ class Timeline:
             for lanes, shared in zip(self._lanes, sharable, strict=True)
         )
         self._hosts = tuple((job.out_slot, job.in_slot) for job in jobs)
-        self._least = tuple(job.least for job in jobs)
+        self._least = tuple(job.least for job in jobs) if least is None else least
         self._out: dict[str, int] = defaultdict(lambda: limits.per_host_out)
         self._in: dict[str, int] = defaultdict(lambda: limits.per_host_in)
         self._cluster = limits.cluster
@@ -135,7 +141,12 @@ class Timeline:
         starting = self._choose()
         for position, rate in self._share(starting).items():
             choice = self._jobs[position].ordered.move.choice
-            slot = Slot(start_seconds=now, bytes_per_second=rate, estimate=choice.estimate(rate))
+            slot = Slot(
+                start_seconds=now,
+                bytes_per_second=rate,
+                estimate=choice.estimate(rate),
+                handover_seconds=self._jobs[position].handover_seconds,
+            )
             self._slots[position] = slot
             for lane in self._lanes[position]:
                 self._free[lane] -= rate
@@ -179,7 +190,7 @@ class Timeline:
         for need in self._needs[position]:
             self._waiting[need].discard(position)
         for lane in self._lanes[position]:
-            taken[lane] += job.least
+            taken[lane] += self._least[position]
             self._users[lane] += 1
         for lane in self._alone_on[position]:
             self._closed[lane] += 1
@@ -189,7 +200,7 @@ class Timeline:
 
     def _share(self, starting: Sequence[int]) -> Mapping[int, float]:
         """Share what is free max-min fairly: all rise together until a lane or path is full."""
-        rate = {position: self._jobs[position].least for position in starting}
+        rate = {position: self._least[position] for position in starting}
         free: dict[str, float] = {}
         for position in starting:
             for lane in self._lanes[position]:

@@ -103,20 +103,31 @@ class _Gate:
             self._granted[resource] += bytes_per_second
 
     def _resources(self, migration: Migration) -> Iterator[tuple[Resource, float]]:
-        hosts = self._snapshot.host_by_id
-        source, target = hosts.get(migration.source), hosts.get(migration.target)
-        if not uses_the_network(migration.mode):
-            return
-        # One end may be out of the configuration by now; the other one's NIC is busy all the same.
-        share = self._limits.link_share
-        if source is not None:
-            yield ("out of", source.id), source.nic_bytes_per_second * share
-        if target is not None:
-            yield ("into", target.id), target.nic_bytes_per_second * share
-        if source is None or target is None:
-            return
-        for link in self._snapshot.links_between(source, target):
-            yield (f"wan to {target.site}", link.name), link.bytes_per_second * share
+        return _resources(migration, self._snapshot, self._limits)
+
+
+def link_budgets(migration: Migration, snapshot: Snapshot, limits: Limits) -> tuple[float, ...]:
+    """Return what migrations together may use of each link on the way, in bytes a second."""
+    return tuple(budget for _, budget in _resources(migration, snapshot, limits))
+
+
+def _resources(
+    migration: Migration, snapshot: Snapshot, limits: Limits
+) -> Iterator[tuple[Resource, float]]:
+    hosts = snapshot.host_by_id
+    source, target = hosts.get(migration.source), hosts.get(migration.target)
+    if not uses_the_network(migration.mode):
+        return
+    # One end may be out of the configuration by now; the other one's NIC is busy all the same.
+    share = limits.link_share
+    if source is not None:
+        yield ("out of", source.id), source.nic_bytes_per_second * share
+    if target is not None:
+        yield ("into", target.id), target.nic_bytes_per_second * share
+    if source is None or target is None:
+        return
+    for link in snapshot.links_between(source, target):
+        yield (f"wan to {target.site}", link.name), link.bytes_per_second * share
 
 
 def uses_the_network(mode: Mode) -> bool:

@@ -35,6 +35,7 @@ from rebalancer.rollout.driver import (
     StateReason,
     Unreachable,
 )
+from rebalancer.rollout.permitted import objections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -207,6 +208,9 @@ def _its_target(migration: Migration, scene: Scene) -> Precheck | None:
         return Hold(why=f"{target.name} did not answer: {target.state_reason}")
     if not target.may_receive:
         return Drop(why=f"{target.name} is {target.state}")
+    permissions = scene.policy.migration if scene.policy else None
+    if permissions and (against := next(objections(migration, vm, permissions), "")):
+        return Drop(why=against)
     obstacles = [*misfits(vm, source, target), *_owners_word(vm, migration.mode)]
     if obstacles:
         return Drop(why=f"it cannot go to {target.name}: {obstacles[0]}")

@@ -34,6 +34,7 @@ from rebalancer.service.configured import (
 )
 from rebalancer.service.hooks import hooks_of
 from rebalancer.service.policy_file import parse_policy, read_policy
+from rebalancer.service.policy_file import policy_of as read_policy_part
 from rebalancer.service.power_switches import census_taker, power_driver
 from rebalancer.service.power_view import known_asleep, power_marks
 from rebalancer.simulation.clock import VirtualClock
@@ -145,6 +146,8 @@ def policy_of(scenario: Scenario) -> Policy:
     """Read the policy that a scenario names or holds."""
     if isinstance(scenario.policy, Path):
         return read_policy(scenario.policy)
+    if scenario.policy_text is not None:
+        return read_policy_part(scenario.policy_text)
     return parse_policy(scenario.policy, origin=f"scenario {scenario.name}, policy")
 
 

@@ -30,7 +30,13 @@ from rebalancer.rollout.executor import recover as recover_rollouts
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease
 from rebalancer.service import configured, daemon, duty, exit_codes, hooks, options
-from rebalancer.service.access import ChangeAccess, Where, open_for_change, open_for_reading
+from rebalancer.service.access import (
+    ChangeAccess,
+    ReadAccess,
+    Where,
+    open_for_change,
+    open_for_reading,
+)
 from rebalancer.service.config import RunMode
 from rebalancer.service.cycle import for_draining
 from rebalancer.service.lookout import watching
@@ -157,6 +163,7 @@ def apply(
     config: options.Config = None,
     scenario: options.FromScenario = None,
     policy: options.PolicyFile = None,
+    allow_cold: options.AllowCold = False,
     yes: options.Yes = False,
     output: options.Output = Format.TABLE,
 ) -> ExitCode:
@@ -168,17 +175,26 @@ def apply(
         with session.existing_journal() as journal:
             refuse_if_applied(journal, plan)
         snapshot = observe(session, access)
-        refuse_if_unfit(plan, snapshot, policy_for(session, access, policy), access.clock.now())
+        in_force = with_cold_if(allow_cold, policy_for(session, access, policy))
+        _refuse_if_unfit(session, plan, snapshot, in_force, access)
         render_plan(plan, output, session.out)
         return nothing_was_changed(session, exit_codes.for_plan(plan))
     with at_work(session, where) as work:
         refuse_if_applied(work.journal, plan)
-        in_force = policy_for(session, work.access.read, policy)
-        snapshot = observe(session, work.access.read)
-        refuse_if_unfit(plan, snapshot, in_force, work.access.read.clock.now())
+        read = work.access.read
+        in_force = with_cold_if(allow_cold, policy_for(session, read, policy))
+        snapshot = observe(session, read)
+        _refuse_if_unfit(session, plan, snapshot, in_force, read)
         carried = work.carry_out(plan, snapshot, in_force)
     render_outcomes(plan, carried.result.outcomes, output, session.out)
     return carried.exit_code
+
+
+def _refuse_if_unfit(
+    session: Session, plan: Plan, snapshot: Snapshot, policy: Policy, access: ReadAccess
+) -> None:
+    ttl = session.settings.plan.ttl_seconds
+    refuse_if_unfit(plan, snapshot, policy, access.clock.now(), ttl_seconds=ttl)
 
 
 def refuse_if_applied(journal: Journal | None, plan: Plan) -> None:
@@ -271,7 +287,8 @@ def drain(
         plan = plan_for(session, access, seen, in_force, deadline_seconds=deadline).plan
         if out is not None:
             write_plan(plan, out)
-        command = apply_command(out, config=config, scenario=scenario, policy=policy)
+        flags = ("--allow-cold",) if allow_cold else ()
+        command = apply_command(out, *flags, config=config, scenario=scenario, policy=policy)
         render_plan(plan, output, session.out, apply_with=command)
         left = len(stuck_on_draining(seen, plan.unmoved))
         return nothing_was_changed(
@@ -337,8 +354,12 @@ def _say_what_is_left(session: Session, snapshot: Snapshot, hosts: tuple[HostId,
 
 
 def _draining_policy(policy: Policy, *, allow_cold: bool) -> Policy:
-    policy = for_draining(policy)
-    return with_cold(policy) if allow_cold else policy
+    return with_cold_if(allow_cold, for_draining(policy))
+
+
+def with_cold_if(allowed: bool, policy: Policy) -> Policy:
+    """The policy, as `--allow-cold` of a command changes it."""
+    return with_cold(policy) if allowed else policy
 
 
 def with_cold(policy: Policy) -> Policy:

@@ -67,7 +67,8 @@ def _carried_out(
         with journal.hold(read.cluster) as lease:
             _refuse_unless_new(journal, plan, read.cluster)
             snapshot = observe(session, read)
-            refuse_if_unfit(plan, snapshot, duty.policy, read.clock.now())
+            ttl = session.settings.plan.ttl_seconds
+            refuse_if_unfit(plan, snapshot, duty.policy, read.clock.now(), ttl_seconds=ttl)
             result = carry_out(session, duty, reach, access, plan, snapshot, journal, lease)
     said = f"{moved_text(plan, result)}; plan {plan.id} was approved {found.approved_by}"
     return _report(plan, said, read.clock.now(), acted=True)

@@ -24,11 +24,17 @@ from rebalancer.placement.workers import IN_THIS_PROCESS, Workers
 from rebalancer.planning.habits import Calibration
 from rebalancer.planning.planner import make_plan
 from rebalancer.service.evacuation import with_evacuation
+from rebalancer.service.notes import notes_on
 from rebalancer.service.verdict import is_quiet, judge, stay
 
 # First everything leaves, then as little as possible moves, then what moves goes to the
 # emptiest hosts: a drain does not take the opportunity to rearrange the rest.
 DRAIN_GOALS = (DrainGoal(tier=0), MovementGoal(tier=1, weight=1.0), BalanceGoal(tier=2))
+
+DOES_LESS = (
+    "not everything that would be best can be carried out (see Not moved), so nothing is said "
+    "of how near to the best possible the plan comes"
+)
 
 ADVICE_SHARE, ADVICE_SECONDS = 0.05, 1.5
 """Of the solver's time, and at most, to find out how many hosts there are to spare."""
@@ -77,11 +83,15 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
     answer = stay(snapshot) if isinstance(placement, Unsolved) else placement
     plan = plan_towards(answer, snapshot, demand, policy, request)
     too_late = bool(plan.breaks_deadline)
+    is_followed = {**snapshot.assignment, **plan.final_assignment} == dict(answer.assignment)
+    has_objective = is_followed and not quiet and isinstance(placement, Placement)
+    explanation = explained(answer, plan, snapshot, demand, policy, request)
+    notes = (*notes_on(snapshot, policy), *(() if is_followed else (DOES_LESS,)))
     plan = replace(
         plan,
         verdict=plan.verdict if too_late else judge(snapshot, policy, load, placement, plan),
-        objective=None if quiet or isinstance(placement, Unsolved) else placement.objective,
-        explanation=explained(answer, plan, snapshot, demand, policy, request),
+        objective=answer.objective if has_objective else None,
+        explanation=replace(explanation, notes=notes),
     )
     return Cycle(snapshot=snapshot, demand=demand, placement=placement, plan=plan)
 

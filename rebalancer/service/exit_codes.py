@@ -9,8 +9,8 @@ from rebalancer.errors import ExitCode
 
 
 def for_plan(plan: Plan, *, detailed: bool = False) -> ExitCode:
-    """A plan that could be made is a success, whether or not it is empty."""
-    if plan.verdict.kind is VerdictKind.BLOCKED:
+    """A plan that does all that must be done is a success, whether or not it is empty."""
+    if plan.verdict.kind is VerdictKind.BLOCKED or plan.verdict.is_unmet:
         return ExitCode.BLOCKED
     return ExitCode.CHANGES_PRESENT if detailed and plan.migrations else ExitCode.SUCCESS
 

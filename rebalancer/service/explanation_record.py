@@ -124,6 +124,7 @@ class ExplanationRecord(FileModel):
     rejected_hosts: tuple[RejectedHostRecord, ...] = ()
     conflicts: tuple[ConflictRecord, ...] = ()
     capacity: CapacityRecord | None = None
+    notes: tuple[str, ...] = ()
 
     def noun(self) -> Explanation:
         """Return the explanation that this means."""
@@ -133,4 +134,5 @@ class ExplanationRecord(FileModel):
             rejected_hosts=tuple(one.noun() for one in self.rejected_hosts),
             conflicts=tuple(one.noun() for one in self.conflicts),
             capacity=self.capacity.noun() if self.capacity else None,
+            notes=self.notes,
         )

@@ -16,6 +16,8 @@ def explanation_blocks(
     explanation: Explanation, names: Mapping[HostId, str], *, wide: bool = False
 ) -> Iterator[Block]:
     """Lay an explanation out: conflicts first, as somebody has to decide something about them."""
+    for note in explanation.notes:
+        yield Line(text=f"note: {note}", tone=Tone.WARN)
     for conflict in explanation.conflicts:
         yield from _conflict_lines(conflict)
     yield from _rejected_blocks(explanation.rejected_moves, names, wide=wide)

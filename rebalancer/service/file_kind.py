@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rebalancer.errors import Fault, InvalidFileError
 from rebalancer.files import Document, open_json, open_yaml
+from rebalancer.service.policy_format import PolicyFile
 
 
 class FileKind(StrEnum):
@@ -25,7 +26,7 @@ _JSON_SIGNS = {
 }
 _YAML_SIGNS = {
     FileKind.SCENARIO: {"expect", "vms", "generate", "faults"},
-    FileKind.POLICY: {"goals", "rules", "headroom", "overcommit", "trigger", "limits", "applies"},
+    FileKind.POLICY: set(PolicyFile.model_fields) - {"schema_version", "name"},
     FileKind.CONFIG: {"hosts", "cluster", "journal", "collect", "mode", "placement", "policy"},
 }
 
@@ -38,6 +39,8 @@ def kind_of(file: Path) -> FileKind:
     for kind, signs in (_JSON_SIGNS if is_json else _YAML_SIGNS).items():
         if keys & signs:
             return kind
+    if not is_json and "name" in keys:
+        return FileKind.POLICY  # which need not say more than its name; settings have none
     kinds = "a snapshot or a plan" if is_json else "settings, a policy or a scenario"
     raise InvalidFileError(
         [Fault(file=str(file), problem="its keys do not tell what it is", expected=kinds)]

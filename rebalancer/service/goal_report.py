@@ -21,9 +21,12 @@ def later_lines(objective: Objective) -> Iterator[Line]:
 
 def _later_text(tier: LaterTier) -> str:
     gap = tier.after - tier.bound
-    proof = "proved least" if gap <= SAME else f"gap ≤ {at_most_text(gap / tier.after)}"
+    proof = ", proved least" if gap <= SAME else f", gap ≤ {at_most_text(gap / tier.after)}"
+    if gap > SAME and tier.bound <= SAME:
+        # Without a bound the gap is all there is, which says nothing.
+        proof = ""
     goals = " and ".join(tier.goals) or "nothing"
-    return f"then, in tier {tier.tier}, {goals}: {tier.before:.4g} → {tier.after:.4g}, {proof}"
+    return f"then, in tier {tier.tier}, {goals}: {tier.before:.4g} → {tier.after:.4g}{proof}"
 
 
 def above_band_table(hosts: Sequence[AboveBand], *, wide: bool = False) -> Table:

@@ -11,12 +11,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -40,8 +38,9 @@ from rebalancer.cluster.plan import (
     VerdictKind,
 )
 from rebalancer.cluster.rules import Violation
-from rebalancer.errors import Fault, InvalidFileError, UsageError
-from rebalancer.files import Document, FileModel, json_text, open_json
+from rebalancer.errors import Fault, InvalidFileError
+from rebalancer.files import Document, FileModel, json_text, open_json, write_text
+from rebalancer.rollout.admission import uses_the_network
 from rebalancer.service.explanation_record import ExplanationRecord
 
 SCHEMA_VERSION = 1
@@ -63,10 +62,11 @@ class VerdictRecord(FileModel):
 
     kind: VerdictKind
     text: str
+    is_unmet: bool = False
 
     def noun(self) -> Verdict:
         """Return the verdict that this means."""
-        return Verdict(kind=self.kind, text=self.text)
+        return Verdict(kind=self.kind, text=self.text, is_unmet=self.is_unmet)
 
 
 class LaterTierRecord(FileModel):
@@ -154,7 +154,7 @@ class MigrationRecord(FileModel):
     priority: Priority
     wave: Annotated[int, Field(ge=1)]
     depends_on: tuple[Name, ...] = ()
-    bytes_per_second: Annotated[float, Field(gt=0)]
+    bytes_per_second: Amount
     max_downtime_seconds: Amount
     memory_bytes: Count
     predicted: PredictionRecord
@@ -219,6 +219,7 @@ class ViolationRecord(FileModel):
     vms: tuple[VmId, ...] = ()
     hosts: tuple[HostId, ...] = ()
     severity: float = 1.0
+    breach: str = ""
 
     def noun(self) -> Violation:
         """Return the violation that this means."""
@@ -283,22 +284,7 @@ def plan_to_json(plan: Plan) -> str:
 
 def write_plan(plan: Plan, path: Path | str) -> None:
     """Save a plan; whoever looks at the file sees the old one or the whole new one."""
-    target = Path(path)
-    written: Path | None = None
-    try:
-        with NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            written = Path(file.name)
-            file.write(plan_to_json(plan))
-            file.flush()
-            os.fsync(file.fileno())
-        written.chmod(0o644)
-        written.replace(target)
-    except OSError as error:
-        if written is not None:
-            written.unlink(missing_ok=True)
-        raise UsageError(f"{target}: cannot save the plan: {error.strerror or error}") from error
+    write_text(path, [plan_to_json(plan)], what="the plan")
 
 
 def read_plan(path: Path | str) -> Plan:
@@ -371,6 +357,10 @@ def _faults(plan: PlanRecord, document: Document) -> Iterator[Fault]:
         seen.add(migration.id)
         if migration.source == migration.target:
             yield document.fault((*path, "target"), "is the source")
+        if uses_the_network(migration.mode) and not migration.bytes_per_second:
+            yield document.fault(
+                (*path, "bytes_per_second"), f"0 is too little for {migration.mode}"
+            )
         if missing := sorted(set(migration.depends_on) - known):
             yield document.fault(
                 (*path, "depends_on"), f"no migration is called {', '.join(missing)}"

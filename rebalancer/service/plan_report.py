@@ -108,11 +108,14 @@ def objective_text(objective: Objective) -> str:
     solved = f"{_status_text(objective.status)} after {seconds_text(objective.solve_seconds)}"
     if objective.status is SolveStatus.INFEASIBLE:
         return f"objective {objective.before:.4g}, unchanged; {solved}"
+    # With a bound of 0 the gap is all there is, which says nothing.
+    says_nothing = objective.bound <= 0 and objective.gap_ratio > 0
+    gap = f"gap ≤ {at_most_text(objective.gap_ratio)} to the best possible, "
     proof = (
-        f"gap ≤ {at_most_text(objective.gap_ratio)} to the best possible, "
+        f"{'' if says_nothing else gap}"
         f"captured {at_least_text(objective.captured_ratio)} of the possible improvement; {solved}"
     )
-    if objective.status is SolveStatus.UNCHANGED:
+    if objective.status is SolveStatus.UNCHANGED or objective.after == objective.before:
         return f"objective {objective.before:.4g}, unchanged, {proof}"
     change = ""
     if objective.before > 0:

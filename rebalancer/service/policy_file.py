@@ -83,6 +83,13 @@ def _faults(file: PolicyFile, document: Document) -> Iterator[Fault]:
     """Everything wrong that one field alone does not show, in the order of the file."""
     if file.active.cron is not None and (problem := _cron_problem(file.active.cron)):
         yield document.fault(("active", "cron"), problem, 'expected such as "*/5 8-19 * * mon-fri"')
+    if not file.goals:
+        yield document.fault(
+            ("goals",),
+            "there is no goal, so no placement is better than any other",
+            "leave the key out for balance and movement, or write [{goal: movement}] to have "
+            "rules kept with few moves",
+        )
     yield from goal_faults(file.goals, document)
     names = Counter[str]()
     for index, rule in enumerate(file.rules):

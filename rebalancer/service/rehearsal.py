@@ -73,7 +73,15 @@ def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
         before=before,
         after=after,
         exit_code=code,
-        unmet=check(scenario.expect, plan, outcomes, before, after, exit_code=code),
+        unmet=check(
+            scenario.expect,
+            plan,
+            outcomes,
+            before,
+            after,
+            exit_code=code,
+            rollout_seconds=_seconds_taken(datacentre, plan),
+        ),
     )
 
 
@@ -103,8 +111,12 @@ def simulate(
     return ExitCode.ERROR if done.unmet else ExitCode.SUCCESS
 
 
+def _seconds_taken(datacentre: Datacentre, plan: Plan) -> float:
+    return (datacentre.now - plan.created_at).total_seconds()
+
+
 def _closing(done: Rehearsal) -> Iterator[str]:
-    took = (done.datacentre.now - done.plan.created_at).total_seconds()
+    took = _seconds_taken(done.datacentre, done.plan)
     yield f"simulated {took:.0f} s; planned {done.plan.makespan_seconds:.0f} s"
     if not done.unmet:
         yield "everything that the scenario expects came true"

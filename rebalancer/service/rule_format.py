@@ -106,8 +106,10 @@ class SpreadSection(_RuleSection):
 
     def title(self) -> str:
         """Describe it in a few words."""
-        least = f" at least {self.at_least}" if self.at_least is not None else ""
-        return f"spread {_vms_text(self.vms, self.by)} over{least} {self.over}"
+        if self.at_least is None:
+            return f"spread {_vms_text(self.vms, self.by)} over {self.over}"
+        places = self.over if self.at_least == 1 else f"{self.over}s"
+        return f"spread {_vms_text(self.vms, self.by)} over at least {self.at_least} {places}"
 
 
 class TogetherSection(_RuleSection):

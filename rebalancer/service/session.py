@@ -205,7 +205,7 @@ def learned_from(journal: Journal | None, cluster: str) -> Calibration:
     return calibrate((row.migration, row.outcome) for row in rows if row.outcome is not None)
 
 
-def apply_command(plan_file: Path | None, **options: Path | None) -> str:
+def apply_command(plan_file: Path | None, *flags: str, **options: Path | None) -> str:
     """Say how a saved plan is carried out, with what it was made with; empty if it was not."""
     if plan_file is None:
         return ""
@@ -215,7 +215,7 @@ def apply_command(plan_file: Path | None, **options: Path | None) -> str:
         if value is not None
         for word in (f"--{name}", str(value))
     ]
-    return shlex.join(["rebalancer", "apply", str(plan_file), *given, "--yes"])
+    return shlex.join(["rebalancer", "apply", str(plan_file), *given, *flags, "--yes"])
 
 
 def who_is_asking() -> str:

@@ -22,6 +22,9 @@ from rebalancer.service.clock import SystemClock
 from rebalancer.service.session import Session, open_session, who_is_asking
 from rebalancer.service.wording import ratio_text
 
+MOST_REASON_CHARACTERS = 500
+"""As over the API. Whoever is refused because of a pause is told the reason, on one line."""
+
 Reason = Annotated[str, typer.Option("--reason", help="For those who wonder why.")]
 AtOnce = Annotated[
     int | None,
@@ -40,6 +43,10 @@ LinkShare = Annotated[
 
 def pause(config: options.Config = None, reason: Reason = "") -> ExitCode:
     """Start no more migrations in this cluster until `resume`; those under way go on."""
+    if len(reason) > MOST_REASON_CHARACTERS:
+        raise UsageError(
+            f"--reason has {len(reason):,} characters, {MOST_REASON_CHARACTERS} is the most"
+        )
     session = open_session(config)
     return _say(session, ask_to_pause(session, who_is_asking(), reason))
 
@@ -88,7 +95,7 @@ def ask_to_pause(session: Session, who: str, reason: str) -> str:
         )
         at_work = rollout_at_work(journal, session.settings.cluster)
     goes_on = f"; what plan {at_work.plan_id} has begun goes on" if at_work else ""
-    return f"paused until: rebalancer resume{goes_on}"
+    return f"paused until `rebalancer resume` is run{goes_on}"
 
 
 def ask_to_resume(session: Session) -> str:
@@ -155,5 +162,6 @@ def rollout_at_work(journal: Journal, cluster: str) -> RolloutRow | None:
 
 
 def _say(session: Session, text: str) -> ExitCode:
-    session.out.print(f"{session.settings.cluster} {text}", highlight=False, markup=False)
+    said = f"cluster {session.settings.cluster}: {text}"
+    session.out.print(said, highlight=False, markup=False, soft_wrap=True)
     return ExitCode.SUCCESS

@@ -18,7 +18,15 @@ from rebalancer.cluster.plan import (
     Verdict,
     VerdictKind,
 )
-from rebalancer.cluster.policy import BalanceGoal, MovementGoal, Policy, RelieveGoal, Trigger
+from rebalancer.cluster.policy import (
+    BalanceGoal,
+    DrainGoal,
+    MovementGoal,
+    Policy,
+    RelieveGoal,
+    Trigger,
+)
+from rebalancer.cluster.rules import Pin
 from rebalancer.cluster.violations import hard_violations
 from rebalancer.placement.imbalance import Imbalance
 from rebalancer.service.wording import count_text
@@ -89,8 +97,9 @@ def judge(
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: {why}")
     stuck = stuck_on_draining(snapshot, plan.unmoved)
     if plan.migrations:
-        text = _moves(plan) + _but(snapshot, stuck) + _above(plan.above_band)
-        return Verdict(kind=VerdictKind.MOVES, text=text)
+        broken = _still_broken(plan, policy)
+        text = _moves(plan) + _but(snapshot, stuck) + _broken(broken) + _above(plan.above_band)
+        return Verdict(kind=VerdictKind.MOVES, text=text, is_unmet=bool(stuck or broken))
     if stuck or plan.unmoved:
         names = _names(snapshot, stuck or plan.unmoved)
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: cannot move {names}")
@@ -99,7 +108,12 @@ def judge(
     if plan.above_band:
         text = f"no gain: no host can be relieved{_above(plan.above_band)}"
         return Verdict(kind=VerdictKind.NO_GAIN, text=text)
+    if why := _why_nothing_may_move(snapshot, policy):
+        return Verdict(kind=VerdictKind.NO_GAIN, text=f"nothing may move: {why}")
     trigger = policy.trigger
+    if unrelated := _goals_without_load(policy):
+        text = f"no move was found that gains anything for {unrelated}"
+        return Verdict(kind=VerdictKind.BALANCED, text=text)
     if trigger is None or not exceeds(load, policy) or drains(snapshot):
         return Verdict(kind=VerdictKind.BALANCED, text=f"balanced: {_load(load)}")
     gain = f"gains {trigger.min_gain_ratio:.0%} or more"
@@ -108,6 +122,56 @@ def judge(
         return Verdict(kind=VerdictKind.BALANCED, text=text)
     text = f"no gain: {_load(load)}, and no placement was found that {gain}"
     return Verdict(kind=VerdictKind.NO_GAIN, text=text)
+
+
+def _still_broken(plan: Plan, policy: Policy) -> list[str]:
+    """The policy's hard rules that the plan leaves broken: they cannot be mended."""
+    hard = {rule.name for rule in policy.rules if rule.hard}
+    return sorted({found.rule for found in plan.violations_after} & hard)
+
+
+def _broken(rules: Sequence[str]) -> str:
+    """`; rule web-apart stays broken`."""
+    if not rules:
+        return ""
+    several = len(rules) > 1
+    which = f"rules {', '.join(rules)} stay" if several else f"rule {rules[0]} stays"
+    return f"; {which} broken"
+
+
+def _why_nothing_may_move(snapshot: Snapshot, policy: Policy) -> str:
+    """What keeps every VM where it is, whatever it would gain; empty if any may move."""
+    vms = [vm for vm in snapshot.vms if policy.applies.matches(snapshot.host_by_id[vm.host])]
+    if not vms:
+        return ""
+    limits = policy.limits
+    caps = (
+        ("migrations", limits.most_migrations(len(vms))),
+        ("moved_memory", limits.moved_bytes),
+        ("moves_out_of_host", limits.moves_out_of_host),
+        ("moves_into_host", limits.moves_into_host),
+    )
+    if shut := [name for name, most in caps if most == 0]:
+        return f"the policy's limits allow no move ({', '.join(shut)}: 0)"
+    pins = [rule for rule in policy.rules if isinstance(rule, Pin) and rule.hard]
+    if all(not vm.can_move or any(pin.vms.matches(vm) for pin in pins) for vm in vms):
+        return "each VM is pinned or cannot be moved"
+    receiving = [h for h in snapshot.hosts if h.may_receive and policy.applies.matches(h)]
+    if len(receiving) == 1 and all(vm.host == receiving[0].id for vm in vms):
+        return f"there is no host but {receiving[0].name} that VMs could be on"
+    return ""
+
+
+def _goals_without_load(policy: Policy) -> str:
+    """Name the goals of a policy that does not look at load; empty where it does."""
+    if not policy.goals or any(isinstance(g, BalanceGoal | RelieveGoal) for g in policy.goals):
+        return ""
+    names = {
+        type(goal).__name__.removesuffix("Goal").lower()
+        for goal in policy.goals
+        if not isinstance(goal, MovementGoal | DrainGoal)
+    }
+    return " and ".join(sorted(names))
 
 
 def _unusable(snapshot: Snapshot) -> str:

@@ -73,6 +73,8 @@ class Expectations:
     longest_downtime_seconds: float | None = None
     makespan_seconds: float | None = None
     """The plan predicts to be through by then."""
+    makespan_error_ratio: float | None = None
+    """The rollout takes no more and no less than the plan predicts, within this share of it."""
     no_violations: bool = True
     """Nothing is broken after the plan."""
 
@@ -85,11 +87,12 @@ def check(
     after: Snapshot,
     *,
     exit_code: int | None = None,
+    rollout_seconds: float | None = None,
 ) -> tuple[str, ...]:
     """Return every expectation that was not met, in words; none is a success.
 
     Outcomes are not judged where there are none although the plan has migrations: that was a
-    dry run. The exit code is judged only if it is given.
+    dry run. The exit code and how long the rollout took are judged only if they are given.
     """
     return (
         *_unmet_by_plan(expectations, plan),
@@ -97,8 +100,22 @@ def check(
         *_unmet_by_rollout(expectations, plan, outcomes),
         *_unmet_by_places(expectations, before, after),
         *_unmet_by_load(expectations, plan, after),
+        *_unmet_by_pace(expectations, plan, rollout_seconds),
         *_unmet_by_exit_code(expectations, exit_code),
     )
+
+
+def _unmet_by_pace(
+    expected: Expectations, plan: Plan, rollout_seconds: float | None
+) -> Iterator[str]:
+    error, planned = expected.makespan_error_ratio, plan.makespan_seconds
+    if error is None or rollout_seconds is None:
+        return
+    if abs(rollout_seconds - planned) > error * planned + _ROUNDING:
+        yield (
+            f"the rollout took {rollout_seconds:.0f} s, expected {planned:.0f} s "
+            f"as planned, give or take {error:.0%}"
+        )
 
 
 def _unmet_by_exit_code(expected: Expectations, exit_code: int | None) -> Iterator[str]:

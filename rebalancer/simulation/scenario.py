@@ -54,6 +54,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rebalancer.cluster.amounts import bytes_text
 from rebalancer.cluster.inventory import HostId, HostState
 from rebalancer.errors import Fault as FileFault
 from rebalancer.errors import InvalidFileError
@@ -84,6 +85,8 @@ class Scenario:
     """Hosts that are draining from the start."""
     expect: Expectations
     history_seconds: float = 0.0
+    policy_text: Document | None = None
+    """The policy that stands in the scenario, with the lines that it is in."""
 
     def build(self) -> Datacentre:
         """Make a fresh datacentre; building twice gives the same one twice."""
@@ -116,7 +119,13 @@ def scenario_of(document: Document, folder: Path) -> Scenario:
         drain=tuple(HostId(name) for name in nouns.expanded(file.drain)),
         expect=nouns.expectations(file.expect),
         history_seconds=file.history,
+        policy_text=None if isinstance(file.policy, str) else _policy_text(document),
     )
+
+
+def _policy_text(document: Document) -> Document:
+    # Inside another file that file's version counts.
+    return document.part(("policy",), {"schema_version": 1})
 
 
 type _Place = tuple[str | int, ...]
@@ -255,8 +264,9 @@ class _Reader:
             if used[host.host.id] > room:
                 self._complain(
                     ("vms",),
-                    f"VMs on {host.host.name} have {used[host.host.id]} bytes of memory together",
-                    f"the host has {room:.0f} for guests",
+                    f"VMs on {host.host.name} have {bytes_text(used[host.host.id])} of memory "
+                    "together",
+                    f"the host has {bytes_text(max(0.0, room))} for guests",
                 )
 
     def _judge_patterns(

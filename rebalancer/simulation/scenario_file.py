@@ -210,6 +210,7 @@ class ExpectSection(FileModel):
     two_step_moves: Range | None = None
     longest_downtime: Seconds | None = None
     makespan: Seconds | None = None
+    makespan_error: Ratio | None = None
     no_violations: bool = True
 
 

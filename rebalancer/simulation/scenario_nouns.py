@@ -186,6 +186,7 @@ def expectations(section: ExpectSection) -> Expectations:
         two_step_moves=_between(section.two_step_moves),
         longest_downtime_seconds=section.longest_downtime,
         makespan_seconds=section.makespan,
+        makespan_error_ratio=section.makespan_error,
         no_violations=section.no_violations,
     )
 

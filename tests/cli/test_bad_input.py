@@ -166,3 +166,66 @@ def test_a_snapshot_file_cannot_be_changed(rebalancer: Rebalancer, tmp_path: Pat
     ran = rebalancer("drain", "h1", "--snapshot", snapshot_with(tmp_path), "--yes")
 
     refused(ran, ExitCode.USAGE, "snapshot")
+
+
+@pytest.mark.parametrize("more", ["", "migration: {max_downtime: 200ms}\n", "active: {}\n"])
+def test_the_shortest_policy_there_is_is_known_for_one(
+    rebalancer: Rebalancer, tmp_path: Path, more: str
+) -> None:
+    policy = a_file(tmp_path, "policy.yaml", f"schema_version: 1\nname: balance\n{more}")
+
+    ran = rebalancer("validate", policy)
+
+    assert ran.code == ExitCode.SUCCESS, ran.err
+    assert "this policy is valid" in ran.out
+
+
+def test_faults_of_a_policy_in_a_scenario_name_the_scenario_and_the_line(
+    rebalancer: Rebalancer, tmp_path: Path
+) -> None:
+    scenario = a_file(
+        tmp_path,
+        "s.yaml",
+        """schema_version: 1
+name: t
+hosts:
+  - {name: h1, cpu_cores: 4, memory: 8GiB}
+vms:
+  - {name: a, on: h1, memory: 1GiB}
+policy:
+  name: p
+  limits:
+    cluster: 0
+""",
+    )
+
+    for command in ("validate", "plan"):
+        named = [scenario] if command == "validate" else ["--scenario", scenario]
+        ran = rebalancer(command, *named)
+
+        refused(ran, ExitCode.INVALID_FILE, f"{scenario}:10: policy.limits.cluster: 0 is too small")
+
+
+def test_a_snapshot_without_vms_is_not_taken_for_an_empty_cluster(
+    rebalancer: Rebalancer, tmp_path: Path
+) -> None:
+    tree = {key: value for key, value in SNAPSHOT.items() if key != "vms"}
+    snapshot = a_file(tmp_path, "snapshot.json", json.dumps(tree))
+
+    ran = rebalancer("plan", "--snapshot", snapshot)
+
+    refused(ran, ExitCode.INVALID_FILE, "$.vms: this key is missing")
+
+
+def test_what_out_names_is_written_to_and_not_replaced(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    link, kept = tmp_path / "latest.json", tmp_path / "kept.json"
+    link.symlink_to(kept)
+
+    for words in (["plan", "--out", link], ["snapshot", "-o", link]):
+        ran = rebalancer(words[0], "--scenario", hotspot, *words[1:])
+
+        assert ran.code == ExitCode.SUCCESS, ran.err
+        assert link.is_symlink()
+        assert kept.stat().st_size > 0

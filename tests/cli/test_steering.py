@@ -85,6 +85,23 @@ def test_only_a_rollout_that_is_under_way_can_be_cancelled(
         during = rebalancer("cancel", "--abort")
         wishes = journal.wishes("hotspot")
 
-    assert "nothing is being carried out" in before.out
+    assert before.out == "cluster hotspot: nothing is being carried out\n"
     assert "called off" in during.out
     assert (wishes.stop_rollout, wishes.stop_by_aborting) == (1, True)
+
+
+def test_every_answer_says_of_which_cluster_it_is(rebalancer: Rebalancer) -> None:
+    asked = ("pause",), ("pause",), ("resume",), ("resume",), ("throttle", "--off"), ("cancel",)
+
+    said = [rebalancer(*words).out for words in asked]
+
+    assert all(line.startswith("cluster hotspot: ") for line in said)
+
+
+def test_a_reason_is_a_sentence_and_not_a_book(rebalancer: Rebalancer, tmp_path: Path) -> None:
+    ran = rebalancer("pause", "--reason", "x" * 501)
+
+    assert ran.code == ExitCode.USAGE
+    assert "--reason has 501 characters, 500 is the most" in ran.err
+    assert list(tmp_path.iterdir()) == []
+    assert rebalancer("pause", "--reason", "x" * 500).code == ExitCode.SUCCESS

@@ -31,6 +31,8 @@ law = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too
 DB = VmSelector(labels={"app": ("db",)})
 ALL = VmSelector()
 PAGE = 1024 * MIB
+PLACES = ("fence", "ban")
+"""Rules about where a VM may be, whatever the others do."""
 
 
 @st.composite
@@ -129,6 +131,18 @@ def test_a_rule_that_is_broken_is_mended_or_no_worse(rule: Rule, snapshot: Snaps
     answer = solve(snapshot, policy)
 
     assert_no_worse(snapshot, policy, answer)
+
+
+@law
+@given(clusters(), st.sampled_from([r for r in domain_rules(hard=True) if named(r) in PLACES]))
+def test_no_vm_goes_to_a_host_that_a_fence_or_ban_forbids(snapshot: Snapshot, rule: Rule) -> None:
+    assert isinstance(rule, Fence | Ban)
+
+    answer = solve(snapshot, a_policy(rule))
+
+    for vm in snapshot.vms:
+        target = answer.assignment[vm.id]
+        assert target == vm.host or not rule.forbids(vm, snapshot.host_by_id[target])
 
 
 @law

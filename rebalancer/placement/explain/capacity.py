@@ -201,6 +201,11 @@ def _text(
     tightest = uses[0]
     failures = problem.policy.headroom.host_failures
     even_so = f", with host_failures {failures}" if failures else ""
+    if failures >= (up := int(problem.receives.sum())):
+        return (
+            f"after the loss of {failures} hosts nothing would be left of the {_hosts(up)} that "
+            "VMs may be on, so none is to spare"
+        )
     if short:
         scarce = max(LIMITED, key=lambda r: _missing(problem, r))
         lack = _needed(problem, scarce) - _usable(problem, scarce, problem.receives)

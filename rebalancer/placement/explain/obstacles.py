@@ -51,6 +51,11 @@ class Obstacles:
         """What keeps the unit where it is, whatever the other hosts are like."""
         return tuple(self._own(self._problem.units[unit]))
 
+    def company(self, unit: int, vm: Vm) -> tuple[str, ...]:
+        """Remark who a VM of the unit moves with, which is no obstacle by itself."""
+        others = [other.name for other in self._problem.units[unit] if other.id != vm.id]
+        return (f"it only moves together with {listed(others)}",) if others else ()
+
     def at(self, unit: int, column: int) -> tuple[Obstacle, ...]:
         """What keeps the unit off one host; nothing keeps it from where it is."""
         if column == self._layout.x[unit]:
@@ -85,13 +90,12 @@ class Obstacles:
         source = self._problem.snapshot.host_by_id[vms[0].host]
         for vm in vms:
             whose = "it" if len(vms) == 1 else vm.name
+            prefix = "" if len(vms) == 1 else f"{vm.name}: "
             if not vm.movable:
                 yield f"{whose} is marked as not movable"
-            yield from (f"{whose}: {blocker}" for blocker in vm.blockers)
+            yield from (f"{prefix}{blocker}" for blocker in vm.blockers)
             pins = (pin for pin in self._pins if pin.vms.matches(vm))
             yield from (f"{whose} is pinned by {pin.name}" for pin in pins)
-        if len(vms) > 1:
-            yield f"it only moves together with {', '.join(vm.name for vm in vms)}"
         if source.state not in LEAVABLE_STATES:
             yield f"{source.name} is {source.state}, nothing is moved off it"
         if not policy.applies.matches(source):
@@ -100,9 +104,9 @@ class Obstacles:
     def _at(self, unit: int, column: int) -> Iterator[Obstacle]:
         problem, host = self._problem, self._host(column)
         if not problem.policy.applies.matches(host):
-            yield Obstacle(text=f"policy {problem.policy.name} is not about it")
+            yield Obstacle(text=f"not looked after by policy {problem.policy.name}")
         if not host.may_receive:
-            yield Obstacle(text=f"it is {host.state}")
+            yield Obstacle(text=str(host.state))
             return
         for vm in problem.units[unit]:
             source = problem.snapshot.host_by_id[vm.host]

@@ -26,24 +26,28 @@ def limits_in_the_way(problem: PlacementProblem, x: Ints, unit: int, host: int) 
     more_vms, more_bytes = int(vms[unit]), float(size[unit])
     most = most_moves(problem)
     if most is not None and vms[counted].sum() + more_vms > most:
-        yield f"the limit of {most} migrations in one plan is used up"
+        yield f"the limit of {_counted(most, 'migration')} in one plan is used up"
     if limits.moved_bytes is not None and size[counted].sum() + more_bytes > limits.moved_bytes:
         allowed = amount_text(Resource.MEMORY, limits.moved_bytes)
         yield f"the limit of {allowed} moved in one plan is used up"
     out = vms[counted & (start == start[unit])].sum() + more_vms
     if limits.moves_out_of_host is not None and out > limits.moves_out_of_host:
-        yield f"the limit of {limits.moves_out_of_host} moves off one host is used up"
+        yield f"the limit of {_counted(limits.moves_out_of_host, 'move')} off one host is used up"
     into = vms[counted & (x == host)].sum() + more_vms
     if limits.moves_into_host is not None and into > limits.moves_into_host:
-        yield f"the limit of {limits.moves_into_host} moves onto one host is used up"
+        yield f"the limit of {_counted(limits.moves_into_host, 'move')} onto one host is used up"
     if not crosses:
         return
     most_across, bytes_across = limits.moves_between_sites, limits.bytes_between_sites
     if most_across is not None and vms[across].sum() + more_vms > most_across:
-        yield f"the limit of {most_across} moves between sites is used up"
+        yield f"the limit of {_counted(most_across, 'move')} between sites is used up"
     if bytes_across is not None and size[across].sum() + more_bytes > bytes_across:
         allowed = amount_text(Resource.MEMORY, bytes_across)
         yield f"the limit of {allowed} moved between sites is used up"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _sites(problem: PlacementProblem) -> Ints:

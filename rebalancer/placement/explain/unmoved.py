@@ -18,7 +18,9 @@ def find_unmoved(problem: PlacementProblem, x: Ints) -> tuple[Unmoved, ...]:
     concerned = [
         unit
         for unit, vms in enumerate(problem.units)
-        if problem.drains[x[unit]] or any(vm.id in broken for vm in vms)
+        if problem.drains[x[unit]]
+        # What moves and is in a group that stays broken is listed as a step, not here as well.
+        or (x[unit] == problem.start[unit] and any(vm.id in broken for vm in vms))
     ]
     if not concerned:
         return ()
@@ -32,11 +34,11 @@ def find_unmoved(problem: PlacementProblem, x: Ints) -> tuple[Unmoved, ...]:
 
 
 def _unmoved(obstacles: Obstacles, unit: int, vm: Vm, broken: Sequence[str]) -> Unmoved:
-    reasons = (*broken, *obstacles.own(unit), *obstacles.grouped(unit))
+    against = (*obstacles.own(unit), *obstacles.grouped(unit), *obstacles.company(unit, vm))
     return Unmoved(
         vm=vm.id,
         vm_name=vm.name,
-        reasons=reasons or ("no place was found for it in the time given",),
+        reasons=(*broken, *against) or ("no place was found for it in the time given",),
     )
 
 

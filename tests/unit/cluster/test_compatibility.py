@@ -32,7 +32,11 @@ def test_nothing_keeps_a_vm_from_being_where_it_is() -> None:
         ({"machine_type": "q35"}, {"machine_types": ("i440fx",)}, "machine type q35"),
         ({"storage": frozenset({"san"})}, {"storage": frozenset()}, "storage san"),
         ({"networks": frozenset({"br1"})}, {"networks": frozenset({"br0"})}, "network br1"),
-        ({"memory_bytes": 65 * GIB}, {}, "bytes of memory"),
+        (
+            {"memory_bytes": 65 * GIB},
+            {},
+            "it needs 65.0 GiB of memory, the host has 64.0 GiB for guests",
+        ),
         ({"cpu_model": "EPYC"}, {"cpu_models": ("Nehalem",)}, "EPYC CPU"),
         ({"cpu_features": frozenset({"avx2"})}, {"cpu_features": frozenset()}, "lacks avx2"),
         ({"hugepage_bytes": 2 * MIB}, {}, "huge pages"),

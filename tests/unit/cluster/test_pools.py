@@ -71,7 +71,7 @@ def test_both_vms_huge_pages_must_fit() -> None:
 
     assert broken(snapshot, {"a": "h2"}) == []
     assert broken(snapshot, {"a": "h2", "b": "h2"}) == [
-        f"huge pages of {GIB} bytes of h2",
+        "huge pages of 1.00 GiB of h2",
     ]
 
 

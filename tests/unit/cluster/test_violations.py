@@ -7,7 +7,7 @@ import pytest
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, HostId, HostState, Snapshot, VmId, VmState
 from rebalancer.cluster.policy import Headroom, Overcommit, Policy
-from rebalancer.cluster.rules import Pin, Spread, Violation
+from rebalancer.cluster.rules import Fence, Pin, Spread, Violation
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.cluster.violations import hard_violations, violations, worsened
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
@@ -175,3 +175,38 @@ def test_only_placed_vms_are_judged() -> None:
     alone = {VmId("a"): HostId("h1")}
 
     assert list(violations(snapshot, policy, Demand.as_measured(snapshot), alone)) == []
+
+
+def test_another_forbidden_host_is_worse_than_the_one_that_it_is_on() -> None:
+    fence = Fence(name="fence", vms=VmSelector(), to=HostSelector(names=("h3",)))
+    snapshot = a_snapshot([a_host("h1"), a_host("h2"), a_host("h3")], [a_vm("a"), a_vm("b")])
+    policy, demand = a_policy(fence), Demand.as_measured(snapshot)
+
+    def worse_with(**moved: str) -> list[str]:
+        at = {**snapshot.assignment, **{VmId(vm): HostId(host) for vm, host in moved.items()}}
+        before = hard_violations(snapshot, policy, demand, snapshot.assignment)
+        return [v.text for v in worsened(before, hard_violations(snapshot, policy, demand, at))]
+
+    assert worse_with(a="h3") == []
+    assert worse_with(a="h2") == ["a is on h2, outside its fence"]
+    assert worse_with(a="h2", b="h3") == ["a is on h2, outside its fence"]
+
+
+def test_amounts_of_memory_are_written_with_units() -> None:
+    host = a_host("h1", memory_bytes=57 * GIB)
+    snapshot = a_snapshot([host], [a_vm("a", memory_bytes=58 * GIB)])
+    demand = Demand.as_measured(snapshot)
+
+    (found,) = violations(snapshot, a_policy(), demand, snapshot.assignment)
+
+    assert found.text == "h1 would need 58.0 GiB of memory and may use 57.0 GiB"
+
+
+def test_more_failures_than_hosts_are_called_that() -> None:
+    snapshot = a_snapshot(vms=[a_vm("a")])
+    policy = a_policy(headroom=Headroom(cpu_ratio=0.0, memory_ratio=0.0, host_failures=9))
+    demand = Demand.as_measured(snapshot)
+
+    (found,) = violations(snapshot, policy, demand, snapshot.assignment)
+
+    assert "host_failures is 9, and 2 hosts are up" in found.text

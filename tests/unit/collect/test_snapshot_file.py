@@ -347,3 +347,21 @@ def test_a_table_by_the_hour_has_a_value_for_each_hour(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidFileError, match=r"has 23 values.*24 values, one for each hour"):
         read_snapshot(path)
+
+
+@pytest.mark.parametrize("key", ["hosts", "vms"])
+def test_a_snapshot_that_does_not_say_what_there_is_is_not_taken_for_empty(
+    tmp_path: Path, key: str
+) -> None:
+    tree = {name: value for name, value in TINY.items() if name != key}
+
+    with pytest.raises(InvalidFileError) as caught:
+        read_snapshot(written(tree, tmp_path))
+
+    assert (f"$.{key}", "this key is missing") in [
+        (fault.where, fault.problem) for fault in caught.value.faults
+    ]
+
+
+def test_a_cluster_without_vms_may_be_said_to_have_none(tmp_path: Path) -> None:
+    assert read_snapshot(written(TINY | {"vms": []}, tmp_path)).vms == ()

@@ -90,7 +90,7 @@ type Rows = Callable[[Setting], Iterator[Row]]
             constraints.pools_kept,
             {"hugepage_bytes": GIB, "memory_bytes": 4 * GIB},
             {"hugepages": (HugepagePool(page_bytes=GIB, total_pages=6, free_pages=6),)},
-            f"huge pages of {GIB} bytes of 1",
+            "huge pages of 1.00 GiB of 1",
         ),
         (
             constraints.pools_kept,

@@ -118,13 +118,13 @@ def test_vms_that_are_alike_are_one_kind() -> None:
     assert len(problem.candidates.allowed) == 2
 
 
-def test_a_fence_that_is_broken_is_counted_and_not_forbidden() -> None:
+def test_a_fence_that_is_broken_still_forbids_every_other_host_outside() -> None:
     fence = Fence(name="fence", vms=ALL, to=HostSelector(names=("h2",)))
     hosts = [a_host("h1"), a_host("h2"), a_host("h3")]
 
     problem = problem_of(a_snapshot(hosts, [a_vm("a", on="h1")]), a_policy(fence))
 
-    assert problem.candidates.hosts_of(0).tolist() == [True, True, True]
+    assert problem.candidates.hosts_of(0).tolist() == [False, True, False]
     assert problem.candidates.broken[0].tolist() == [1.0, 0.0, 1.0]
 
 

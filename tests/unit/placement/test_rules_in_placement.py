@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rebalancer.cluster.inventory import HostState
 from rebalancer.cluster.policy import BalanceGoal, MovementGoal
 from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Spread, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
@@ -147,12 +148,41 @@ def test_a_vm_outside_its_fence_is_brought_in_and_the_gain_does_not_matter() -> 
     assert moves(snapshot, answer) == {"a": "h2"}
 
 
-def test_a_vm_outside_its_fence_is_no_worse_off_elsewhere_outside() -> None:
+def test_a_vm_outside_its_fence_leaves_a_draining_host_for_no_other_host_outside() -> None:
     hosts = [a_host("h1", state=DRAINING), a_host("h2"), a_host("h3", memory_bytes=GIB)]
     snapshot = a_snapshot(hosts, [a_vm("a", on="h1")])
     fence = Fence(name="fence", vms=ALL, to=HostSelector(names=("h3",)))
 
-    assert moves(snapshot, solve(snapshot, a_policy(fence))) == {"a": "h2"}
+    answer = solve(snapshot, a_policy(fence))
+
+    assert moves(snapshot, answer) == {}
+    assert [unmoved.vm for unmoved in answer.unmoved] == ["a"]
+    assert any("h2: fence forbids it" in reason for reason in answer.unmoved[0].reasons)
+
+
+def test_balance_moves_no_vm_from_one_forbidden_host_to_another() -> None:
+    hosts = [a_host("h1"), a_host("h2"), a_host("h3", state=HostState.DOWN)]
+    vms = [a_vm(f"v{k}", on="h1", cpu_used_cores=4.0) for k in (1, 2, 3)]
+    fence = Fence(name="fence", vms=ALL, to=HostSelector(names=("h3",)))
+    ban = Ban(name="ban", vms=ALL, hosts=HostSelector(names=("h1", "h2")))
+
+    for rule in (fence, ban):
+        snapshot = a_snapshot(hosts, vms)
+        answer = solve(snapshot, a_policy(rule))
+
+        assert moves(snapshot, answer) == {}
+        assert len(answer.unmoved) == 3
+
+
+def test_a_vm_that_moves_is_not_listed_as_one_that_does_not() -> None:
+    hosts = [a_host("h1"), a_host("h2")]
+    snapshot = a_snapshot(hosts, [a_vm(name) for name in "abc"])
+
+    answer = solve(snapshot, a_policy(Spread(name="apart", vms=ALL), goals=STILL))
+
+    moved = set(moves(snapshot, answer))
+    assert moved
+    assert moved.isdisjoint(unmoved.vm for unmoved in answer.unmoved)
 
 
 def test_room_is_made_for_a_vm_that_a_rule_sends_to_a_full_host() -> None:

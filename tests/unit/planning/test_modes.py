@@ -113,7 +113,15 @@ def test_the_owner_of_a_vm_narrows_the_modes() -> None:
     vm = a_vm(allowed_modes=frozenset({Mode.COLD}))
 
     assert chosen(vm, EVERYTHING).mode is Mode.COLD
-    assert "the VM's owner to allow live" in refused(vm, MigrationPermissions())
+    assert "the VM's owner to allow them" in refused(vm, MigrationPermissions())
+
+
+def test_modes_that_the_same_thing_speaks_against_are_named_together() -> None:
+    vm = a_vm(allowed_modes=frozenset({Mode.COLD}))
+    why = refused(vm, MigrationPermissions()).splitlines()
+
+    assert why[0] == "live, auto_converge and suspend would need: the VM's owner to allow them"
+    assert len([line for line in why if "the VM's owner to allow" in line]) <= 3
 
 
 def test_the_owner_of_a_vm_narrows_the_pause() -> None:
@@ -126,7 +134,7 @@ def test_the_owner_of_a_vm_narrows_the_pause() -> None:
 def test_a_pause_limit_below_the_switch_over_rules_live_out() -> None:
     why = refused(a_vm(max_downtime_seconds=0.1), MigrationPermissions())
 
-    assert "live: the switch-over alone takes longer than 0.10 s" in why
+    assert "live and auto_converge: the switch-over alone takes longer than 0.10 s" in why
 
 
 def test_what_would_take_too_long_is_refused_with_the_time_it_needs() -> None:

@@ -90,6 +90,32 @@ def test_a_swap_without_a_third_host_is_said_to_be_impossible() -> None:
     assert "no third host" in why_unmoved(plan, "b")
 
 
+def test_a_full_host_that_nobody_leaves_is_said_to_be_full_and_nothing_else() -> None:
+    snapshot = a_snapshot(vms=[big("a", "h1"), big("b", "h2")])
+    plan = a_plan(snapshot, {"a": "h2"})
+
+    assert why_unmoved(plan, "a") == (
+        "16 GiB of memory are missing on h2, and no other migration makes room"
+    )
+
+
+def test_behind_one_that_cannot_leave_there_is_no_circle() -> None:
+    hosts = [a_host(name) for name in ("h1", "h2", "h3")]
+    snapshot = a_snapshot(hosts, [big("a", "h1"), big("b", "h2"), big("c", "h3")])
+    plan = a_plan(snapshot, {"a": "h2", "b": "h3"})
+
+    assert "until others have left, which cannot leave either" in why_unmoved(plan, "a")
+    assert "no other migration makes room" in why_unmoved(plan, "b")
+
+
+def test_room_that_was_made_and_does_not_suffice_is_told() -> None:
+    hosts = [a_host(name) for name in ("h1", "h2", "h3")]
+    vms = [big("a", "h1"), big("b", "h2"), a_vm("small", "h2", memory_bytes=4 * GIB)]
+    plan = a_plan(a_snapshot(hosts, vms), {"a": "h2", "small": "h3"})
+
+    assert "even after all other migrations" in why_unmoved(plan, "a")
+
+
 def test_a_third_host_is_not_one_that_a_rule_keeps_the_vm_off() -> None:
     hosts = [a_host(name) for name in ("h1", "h2", "h3")]
     ban = Ban(name="not h3", vms=VmSelector(), hosts=HostSelector(names=("h3",)))
@@ -146,7 +172,7 @@ def test_of_vms_that_belong_together_all_stay_if_one_has_to() -> None:
     plan = a_plan(snapshot, moves, a_policy(together))
 
     assert [m.vm for m in plan.migrations] == ["other"]
-    assert "without the others" in why_unmoved(plan, "web1")
+    assert why_unmoved(plan, "web1") == "it cannot go unless web2 can as well (rule pair)"
 
 
 @pytest.mark.parametrize(
@@ -322,3 +348,13 @@ def test_post_copy_is_planned_only_where_it_is_permitted() -> None:
 
     assert step(plan, "db").mode is Mode.POST_COPY
     assert a_plan(a_snapshot(vms=[vm]), {"db": "h2"}).migrations == ()
+
+
+def test_a_vm_outside_its_fence_is_not_sent_to_another_host_outside() -> None:
+    fence = Fence(name="licence", vms=VmSelector(names=("db",)), to=HostSelector(names=("h3",)))
+    snapshot = a_snapshot([a_host("h1"), a_host("h2"), a_host("h3")], [a_vm("db")])
+
+    plan = a_plan(snapshot, {"db": "h2"}, a_policy(fence))
+
+    assert plan.migrations == ()
+    assert why_unmoved(plan, "db") == "rule licence keeps it off h2"

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from rebalancer.cluster.inventory import VmState
+from rebalancer.cluster.inventory import HostState, Link, Site, VmState
 from rebalancer.cluster.plan import Plan
 from rebalancer.cluster.policy import Limits
-from rebalancer.planning.jobs import HANDOVER_SECONDS
+from rebalancer.planning.jobs import HANDOVER_SECONDS, handover_seconds
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.planning.plans import WIDE, a_plan, step
 
@@ -144,3 +144,76 @@ def test_the_same_moves_are_scheduled_the_same_every_time() -> None:
     one, other = (a_drain(25, Limits(migrations=None, cluster=3)) for _ in range(2))
 
     assert one.migrations == other.migrations
+
+
+def a_far_away_plan(link_bytes_per_second: float, count: int = 6) -> Plan:
+    """Plan to move VMs over a link of 100 ms, where one stream gets 40 MiB/s at most."""
+    far = Site(name="far", latency_seconds={"near": 0.1})
+    hosts = [a_host(f"n{i}", site="near") for i in range(count)]
+    hosts += [a_host(f"f{i}", site="far") for i in range(count)]
+    snapshot = a_snapshot(
+        hosts,
+        [a_vm(f"v{i}", f"n{i}") for i in range(count)],
+        sites=[Site(name="near"), far],
+        links=[Link(name="wan", between=("far", "near"), bytes_per_second=link_bytes_per_second)],
+    )
+    limits = replace(WIDE, link_share=0.5)
+    return a_plan(snapshot, {f"v{i}": f"f{i}" for i in range(count)}, a_policy(limits=limits))
+
+
+def at_the_same_time(plan: Plan) -> int:
+    """The most migrations that are ever under way together."""
+    times = [m.predicted for m in plan.migrations]
+    return max(
+        sum(t.start_seconds <= each.start_seconds < t.finish_seconds for t in times)
+        for each in times
+    )
+
+
+def test_streams_that_cannot_fill_a_long_link_go_side_by_side() -> None:
+    plan = a_far_away_plan(1000.0 * MIB)
+
+    assert {m.bytes_per_second for m in plan.migrations} == {40 * MIB}
+    assert {m.predicted.start_seconds for m in plan.migrations} == {0.0}
+    assert plan.makespan_seconds == pytest.approx(plan.makespan_lower_bound_seconds)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
+def test_side_by_side_they_stay_within_the_budget_of_the_link(count: int) -> None:
+    plan = a_far_away_plan(300.0 * MIB, count)
+
+    for each in plan.migrations:
+        now = each.predicted.start_seconds
+        granted = sum(
+            m.bytes_per_second
+            for m in plan.migrations
+            if m.predicted.start_seconds <= now < m.predicted.finish_seconds
+        )
+        assert granted <= 150 * MIB
+    assert at_the_same_time(plan) >= min(count, 3)
+
+
+def test_a_link_that_one_stream_fills_is_still_taken_in_turn() -> None:
+    plan = a_far_away_plan(80.0 * MIB, count=2)
+
+    assert at_the_same_time(plan) == 1
+
+
+def test_the_bound_knows_that_migrations_are_not_cut_up() -> None:
+    plan = a_drain(3, Limits(migrations=None, cluster=2, per_host_out=2), memory_bytes=4 * GIB)
+    fastest = 4 * GIB / BUDGET
+
+    assert plan.makespan_lower_bound_seconds >= 2 * (fastest + HANDOVER_SECONDS)
+
+
+def test_every_look_at_a_host_that_does_not_answer_is_planned_for() -> None:
+    silent = a_host("h3", state=HostState.UNKNOWN)
+    answering = a_snapshot([a_host("h1"), a_host("h2")], [a_vm("a")])
+    partly = a_snapshot([a_host("h1"), a_host("h2"), silent], [a_vm("a")])
+    usual, longer = (a_plan(each, {"a": "h2"}) for each in (answering, partly))
+
+    assert handover_seconds(answering) == HANDOVER_SECONDS
+    assert longer.makespan_seconds == pytest.approx(
+        usual.makespan_seconds + handover_seconds(partly) - HANDOVER_SECONDS
+    )
+    assert longer.makespan_seconds > usual.makespan_seconds

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId, VmState
+from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.cluster.rules import Spread, Together
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.rollout.driver import HostView, JobKind, StateReason
@@ -246,3 +247,26 @@ def test_owners_who_forbid_it_are_obeyed() -> None:
         snapshot = a_snapshot(HOSTS, [a_vm("vm1", **changed)])
 
         assert isinstance(check(running(), scene=a_scene(snapshot=snapshot)), Drop)
+
+
+@pytest.mark.parametrize("mode", [Mode.COLD, Mode.POST_COPY])
+def test_a_mode_that_the_policy_does_not_allow_never_starts(mode: Mode) -> None:
+    verdict = check(running(), mode=mode, scene=a_scene(policy=a_policy()))
+
+    assert isinstance(verdict, Drop)
+    assert f"does not allow mode {mode}" in verdict.why
+
+
+def test_a_mode_that_the_policy_allows_starts() -> None:
+    policy = replace(a_policy(), migration=MigrationPermissions(allow=frozenset({Mode.COLD})))
+
+    assert isinstance(check(running(), mode=Mode.COLD, scene=a_scene(policy=policy)), Go)
+
+
+def test_a_pause_that_the_policy_does_not_allow_is_never_asked_for() -> None:
+    patient = replace(MOVE, max_downtime_seconds=9999.0)
+
+    verdict = precheck(patient, a_sighting(running(), ABSENT), a_scene(policy=a_policy()))
+
+    assert isinstance(verdict, Drop)
+    assert "longer than the 0.5 s" in verdict.why

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rebalancer.cluster.plan import MigrationState, Outcome
+from rebalancer.cluster.plan import MigrationState, Outcome, Verdict, VerdictKind
 from rebalancer.errors import ExitCode
 from rebalancer.service import exit_codes
+from tests.unit.service.samples import a_plan
 
 
 def outcomes(*states: MigrationState) -> list[Outcome]:
@@ -51,3 +52,12 @@ def test_a_drain_that_leaves_something_is_blocked_unless_it_went_worse() -> None
     assert exit_codes.for_drain(ExitCode.SUCCESS, left=0) == ExitCode.SUCCESS
     assert exit_codes.for_drain(ExitCode.PARTIAL, left=1) == ExitCode.PARTIAL
     assert exit_codes.for_drain(ExitCode.UNKNOWN_OUTCOME, left=1) == ExitCode.UNKNOWN_OUTCOME
+
+
+def test_a_plan_that_leaves_a_hard_rule_broken_is_blocked_though_vms_move() -> None:
+    moves = Verdict(kind=VerdictKind.MOVES, text="")
+    unmet = Verdict(kind=VerdictKind.MOVES, text="", is_unmet=True)
+
+    assert exit_codes.for_plan(a_plan(verdict=moves)) == ExitCode.SUCCESS
+    assert exit_codes.for_plan(a_plan(verdict=moves), detailed=True) == ExitCode.CHANGES_PRESENT
+    assert exit_codes.for_plan(a_plan(verdict=unmet), detailed=True) == ExitCode.BLOCKED

@@ -99,3 +99,18 @@ def test_both_are_kept_in_a_plan_file() -> None:
     assert read.objective is not None
     assert read.objective.later == (MOVEMENT,)
     assert read.above_band == (STUCK,)
+
+
+def test_a_later_tier_without_a_bound_is_told_without_a_gap() -> None:
+    tier = LaterTier(tier=2, goals=("movement",), before=1.0, after=0.5, bound=0.0)
+
+    (line,) = later_lines(an_objective(later=(tier,)))
+
+    assert line.text == "then, in tier 2, movement: 1 → 0.5"
+
+
+def test_what_differs_by_rounding_only_is_fully_captured_and_has_no_gap() -> None:
+    even = an_objective(before=0.001, after=0.001, bound=0.001 - 5e-7)
+
+    assert even.gap_ratio == 0.0
+    assert even.captured_ratio == 1.0

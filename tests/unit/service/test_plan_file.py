@@ -321,3 +321,17 @@ def test_instants_keep_their_meaning_in_other_zones(tmp_path: Path) -> None:
 
     assert plan.created_at == a_plan().created_at
     assert plan.expires_at - plan.created_at == timedelta(days=1)
+
+
+@pytest.mark.parametrize("mode", [Mode.COLD, Mode.OFFLINE])
+def test_what_sends_no_memory_needs_no_bandwidth(mode: Mode) -> None:
+    plan = a_plan(migrations=(a_migration(mode=mode, bytes_per_second=0.0),))
+
+    assert plan_of_text(plan_to_json(plan), "p.json").migrations == plan.migrations
+
+
+def test_what_sends_memory_needs_bandwidth(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    write_plan(a_plan(migrations=(a_migration(bytes_per_second=0.0),)), path)
+
+    assert "migrations[0].bytes_per_second: 0 is too little for live" in only_fault(path)

@@ -217,7 +217,7 @@ def test_a_rule_about_enough_places_is_a_spread_with_at_least(policy: WritePolic
     (rule,) = read_policy(policy(text)).rules
 
     assert rule == Presence(
-        name="spread app=db over at least 2 site",
+        name="spread app=db over at least 2 sites",
         vms=VmSelector(labels={"app": ("db",)}),
         over=Domain.SITE,
         at_least=2,
@@ -446,3 +446,8 @@ def test_every_command_to_try_a_policy_names_a_scenario_that_ships() -> None:
 
     assert len(named) == len(list((ROOT / "policies").glob("*.yaml")))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_a_policy_without_any_goal_is_refused_with_what_to_write_instead() -> None:
+    with pytest.raises(InvalidFileError, match=r"there is no goal.*goal: movement"):
+        parse_policy({"name": "none", "goals": []}, "p.yaml")

@@ -8,8 +8,8 @@ from typing import Any
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import HostState, Snapshot, VmId
 from rebalancer.cluster.plan import SolveStatus, Unmoved, Unsolved, Verdict, VerdictKind
-from rebalancer.cluster.policy import Policy, PowerGoal, Trigger
-from rebalancer.cluster.rules import Spread, Violation
+from rebalancer.cluster.policy import Limits, Policy, PowerGoal, Trigger
+from rebalancer.cluster.rules import Pin, Spread, Violation
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.placement.imbalance import imbalance
 from rebalancer.service.verdict import is_quiet, judge, stay
@@ -121,3 +121,48 @@ def test_an_uneven_cluster_that_provably_cannot_be_better_is_balanced() -> None:
     ]
 
     assert kinds == [VerdictKind.BALANCED, VerdictKind.NO_GAIN]
+
+
+def test_a_hard_rule_that_stays_broken_is_told_beside_the_moves() -> None:
+    apart = Spread(name="apart", vms=VmSelector())
+    soft = Spread(name="soft", vms=VmSelector(), hard=False)
+    left = (Violation(rule="apart", text=""), Violation(rule="soft", text=""))
+
+    said = verdict(
+        UNEVEN, a_policy(apart, soft), migrations=(a_migration(),), violations_after=left
+    )
+
+    assert said.kind is VerdictKind.MOVES
+    assert said.is_unmet
+    assert "; rule apart stays broken" in said.text
+
+
+def test_limits_that_allow_no_move_are_told_and_not_called_balance() -> None:
+    for limits in (
+        Limits(migrations=0),
+        Limits(moved_bytes=0),
+        Limits(moves_out_of_host=0),
+        Limits(moves_into_host=0),
+    ):
+        said = verdict(UNEVEN, a_policy(limits=limits))
+
+        assert said.kind is VerdictKind.NO_GAIN
+        assert said.text.startswith("nothing may move: the policy's limits allow no move (")
+
+
+def test_vms_that_are_all_pinned_are_told_and_not_called_balanced() -> None:
+    said = verdict(UNEVEN, a_policy(Pin(name="pin", vms=VmSelector())))
+
+    assert said.text == "nothing may move: each VM is pinned or cannot be moved"
+
+
+def test_a_cluster_of_one_host_has_nowhere_to_move_to() -> None:
+    said = verdict(a_snapshot([a_host("h1")], [a_vm("a", on="h1")]), a_policy())
+
+    assert said.text == "nothing may move: there is no host but h1 that VMs could be on"
+
+
+def test_a_policy_without_balance_is_judged_by_its_own_goals() -> None:
+    said = verdict(UNEVEN, a_policy(goals=(PowerGoal(),)))
+
+    assert said.text == "no move was found that gains anything for power"

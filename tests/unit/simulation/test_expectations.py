@@ -89,6 +89,17 @@ def an_outcome(state: MigrationState = MigrationState.COMPLETE, **facts: Any) ->
     return Outcome(migration="m1", state=state, text="so it went", **facts)
 
 
+def test_a_rollout_that_takes_another_time_than_planned_is_told() -> None:
+    expected, plan = Expectations(makespan_error_ratio=0.1), a_plan(makespan_seconds=100.0)
+
+    def told(seconds: float | None) -> str:
+        return "".join(check(expected, plan, (), BEFORE, AFTER, rollout_seconds=seconds))
+
+    assert told(90.0) == told(110.0) == told(None) == ""
+    assert told(60.0) == "the rollout took 60 s, expected 100 s as planned, give or take 10%"
+    assert "took 120 s" in told(120.0)
+
+
 def test_expecting_nothing_is_met_by_anything() -> None:
     assert unmet(Expectations()) == ""
 

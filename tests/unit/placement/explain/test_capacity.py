@@ -118,3 +118,14 @@ def test_without_time_nothing_is_promised() -> None:
     spent = Budget(clock=lambda: 0.0, ends_at=0.0)
 
     assert advise_on_capacity(snapshot, Demand.as_measured(snapshot), a_policy(), spent).spare == ()
+
+
+def test_more_failures_than_hosts_give_no_number_of_missing_hosts() -> None:
+    policy = a_policy(headroom=Headroom(cpu_ratio=0.0, memory_ratio=0.0, host_failures=9))
+
+    found = advice(three_hosts(*vms_of(3, 8)), policy)
+
+    assert found.text == (
+        "after the loss of 9 hosts nothing would be left of the 3 hosts that VMs may be on, "
+        "so none is to spare"
+    )

@@ -38,7 +38,7 @@ def test_a_used_up_limit_is_named() -> None:
 
     rejected = solve(a_hot_host(), policy).explanation.rejected_moves
 
-    assert any("limit of 1 migrations" in reason for reason in rejected[0].reasons)
+    assert any("limit of 1 migration in one plan" in reason for reason in rejected[0].reasons)
 
 
 def test_a_plan_that_gains_too_little_as_a_whole_is_named() -> None:

@@ -90,3 +90,14 @@ def test_vms_that_only_move_together_are_named() -> None:
     found = why(a_snapshot(vms=[a_vm("a"), a_vm("b")]), "a", policy)
 
     assert found.moves_with == ("b",)
+
+
+def test_vms_that_move_together_are_no_obstacle_to_each_other() -> None:
+    hosts = [a_host(f"h{k}") for k in (1, 2, 3)]
+    pair = Together(name="pair", vms=VmSelector(names=("s*",)))
+
+    found = why(a_snapshot(hosts, [a_vm("s1"), a_vm("s2")]), "s1", a_policy(pair))
+
+    assert found.moves_with == ("s2",)
+    assert found.keeps == ()
+    assert {one.name for one in found.possible} == {"h2", "h3"}

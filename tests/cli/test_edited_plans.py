@@ -1,0 +1,82 @@
+"""A plan is a file: whatever somebody writes into it, only what the policy allows is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rebalancer.errors import ExitCode
+from tests.cli.conftest import Rebalancer
+
+EDITS: list[tuple[dict[str, Any], str]] = [
+    ({"mode": "cold"}, "does not allow mode cold"),
+    ({"mode": "post_copy"}, "does not allow mode post_copy"),
+    ({"max_downtime_seconds": 9999}, "a pause of up to 9999 s"),
+    ({"bytes_per_second": 1e300}, "limits.link_share"),
+    ({"target": "h99"}, "target h99 is not in the cluster"),
+    ({"vm_name": "payroll"}, "the plan calls it payroll"),
+]
+
+
+@pytest.fixture
+def plan(rebalancer: Rebalancer, tmp_path: Path, hotspot: Path) -> Path:
+    """A plan for the scenario, as it was made."""
+    file = tmp_path / "plan.json"
+    assert rebalancer("plan", "--scenario", hotspot, "--out", file).code == ExitCode.SUCCESS
+    return file
+
+
+def edit(plan: Path, changed: dict[str, Any]) -> None:
+    tree = json.loads(plan.read_text())
+    tree["migrations"][0] |= changed
+    plan.write_text(json.dumps(tree))
+
+
+@pytest.mark.parametrize("yes", [[], ["--yes"]])
+@pytest.mark.parametrize(("changed", "said"), EDITS)
+def test_an_edited_plan_is_refused_by_apply_and_by_its_rehearsal(
+    rebalancer: Rebalancer,
+    plan: Path,
+    hotspot: Path,
+    changed: dict[str, Any],
+    said: str,
+    yes: list[str],
+) -> None:
+    edit(plan, changed)
+
+    ran = rebalancer("apply", plan, "--scenario", hotspot, *yes)
+
+    assert ran.code == ExitCode.REFUSED
+    assert said in ran.err
+
+
+def test_a_plan_that_nobody_edited_is_carried_out(
+    rebalancer: Rebalancer, plan: Path, hotspot: Path
+) -> None:
+    assert rebalancer("apply", plan, "--scenario", hotspot, "--yes").code == ExitCode.SUCCESS
+
+
+def test_a_plan_made_with_allow_cold_is_applied_with_it_only(
+    rebalancer: Rebalancer, plan: Path, hotspot: Path
+) -> None:
+    edit(plan, {"mode": "cold"})
+
+    without = rebalancer("apply", plan, "--scenario", hotspot)
+    with_it = rebalancer("apply", plan, "--scenario", hotspot, "--allow-cold")
+
+    assert without.code == ExitCode.REFUSED
+    assert with_it.code == ExitCode.SUCCESS
+
+
+def test_drain_with_allow_cold_says_how_its_plan_is_applied(
+    rebalancer: Rebalancer, tmp_path: Path, blocked_drain: Path
+) -> None:
+    file = tmp_path / "plan.json"
+    host = "h1"
+
+    ran = rebalancer("drain", host, "--scenario", blocked_drain, "--allow-cold", "--out", file)
+
+    assert "--allow-cold" in ran.out

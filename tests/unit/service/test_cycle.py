@@ -1,0 +1,61 @@
+"""One pass through the stages: what a plan says fits what it does."""
+
+from __future__ import annotations
+
+from rebalancer.cluster.inventory import Snapshot
+from rebalancer.cluster.plan import Plan, VerdictKind
+from rebalancer.cluster.policy import MigrationPermissions, Policy
+from rebalancer.cluster.rules import Ban, Fence
+from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.errors import ExitCode
+from rebalancer.service import exit_codes
+from rebalancer.service.cycle import DOES_LESS, Request, run_cycle
+from tests.builders import NOON, a_host, a_policy, a_snapshot, a_vm
+
+HOT = a_snapshot(vms=[a_vm(f"v{k}", on="h1", cpu_used_cores=3.0) for k in range(4)])
+
+
+def planned(snapshot: Snapshot, policy: Policy) -> Plan:
+    request = Request(
+        plan_id="p",
+        creator="test",
+        now=NOON,
+        ttl_seconds=3600.0,
+        solve_seconds=20.0,
+        seconds_passed=lambda: 0.0,
+        uris={},
+    )
+    return run_cycle(snapshot, policy, request).plan
+
+
+def test_an_objective_that_the_plan_does_not_reach_is_not_told() -> None:
+    nothing_in_time = MigrationPermissions(max_duration_seconds=0.001)
+
+    plan = planned(HOT, a_policy(migration=nothing_in_time))
+
+    assert plan.migrations == ()
+    assert plan.verdict.kind is VerdictKind.BLOCKED
+    assert plan.objective is None
+    assert DOES_LESS in plan.explanation.notes
+
+
+def test_an_objective_that_the_plan_reaches_is_told() -> None:
+    plan = planned(HOT, a_policy())
+
+    assert plan.migrations
+    assert plan.objective is not None
+    assert plan.explanation.notes == ()
+
+
+def test_a_rule_that_cannot_be_mended_blocks_though_other_vms_move() -> None:
+    hosts = [a_host("h1"), a_host("h2"), a_host("h3")]
+    only = Fence(name="only", vms=VmSelector(names=("v0",)), to=HostSelector(names=("h3",)))
+    never = Ban(name="never", vms=VmSelector(names=("v0",)), hosts=HostSelector(names=("h3",)))
+
+    plan = planned(a_snapshot(hosts, HOT.vms), a_policy(only, never))
+
+    assert "v0" not in {migration.vm for migration in plan.migrations}
+    assert [unmoved.vm for unmoved in plan.unmoved] == ["v0"]
+    assert plan.migrations
+    assert "; rule only stays broken" in plan.verdict.text
+    assert exit_codes.for_plan(plan) == ExitCode.BLOCKED

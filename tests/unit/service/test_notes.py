@@ -1,0 +1,48 @@
+"""Numbers and names of a policy that do not fit the cluster are told, and nothing fails by them."""
+
+from __future__ import annotations
+
+from rebalancer.cluster.inventory import Site
+from rebalancer.cluster.policy import GeographyCriterion, GeographyGoal, Headroom, PowerGoal
+from rebalancer.service.notes import notes_on
+from tests.builders import a_host, a_policy, a_snapshot
+
+TOKYO = Site(name="tokyo", latency_seconds={"users-jp": 0.005}, energy_price_per_kwh=0.2)
+CLUSTER = a_snapshot([a_host("h1", site="tokyo"), a_host("h2", site="tokyo")], sites=[TOKYO])
+
+
+def test_a_policy_that_fits_has_no_notes() -> None:
+    near = GeographyGoal(users="users-jp")
+    cheap = GeographyGoal(criterion=GeographyCriterion.ENERGY_PRICE)
+    policy = a_policy(goals=(near, cheap, PowerGoal(min_awake=2)))
+
+    assert notes_on(CLUSTER, policy) == ()
+
+
+def test_more_failures_than_hosts_are_noted() -> None:
+    policy = a_policy(headroom=Headroom(cpu_ratio=0.0, memory_ratio=0.0, host_failures=9))
+
+    (note,) = notes_on(CLUSTER, policy)
+
+    assert note.startswith("host_failures is 9, and only 2 hosts are up")
+    assert "1 is the most" in note
+
+
+def test_more_awake_hosts_than_there_are_are_noted() -> None:
+    (note,) = notes_on(CLUSTER, a_policy(goals=(PowerGoal(min_awake=99),)))
+
+    assert note == ("goal power has no effect: min_awake is 99, and the policy looks after 2 hosts")
+
+
+def test_users_that_no_site_knows_are_noted() -> None:
+    (note,) = notes_on(CLUSTER, a_policy(goals=(GeographyGoal(users="mars"),)))
+
+    assert "no site knows its latency to users 'mars'" in note
+
+
+def test_rates_that_no_site_has_are_noted() -> None:
+    goal = GeographyGoal(criterion=GeographyCriterion.CARBON)
+
+    (note,) = notes_on(CLUSTER, a_policy(goals=(goal,)))
+
+    assert note.endswith("the carbon intensity of no site is known")
