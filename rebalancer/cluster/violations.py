@@ -25,6 +25,10 @@ SLACK_CORES = 1e-6
 LEAVABLE_STATES = frozenset({HostState.UP, HostState.DRAINING})
 """States of hosts that VMs may be moved off: of any other it is not known what runs there."""
 
+RESTART_RULE = "host failures one by one"
+"""What a plan must not make worse in the end. On the way only the sum is kept: while VMs are
+moved one after the other, the largest may for minutes have room on no single host."""
+
 
 def cpu_capacity_cores(host: Host, policy: Policy) -> float:
     """Cores that forecast demand may fill: what the host has, less the headroom."""
@@ -312,7 +316,7 @@ def _stranded(
         more = f" and {len(each.vms) - 3} more" if len(each.vms) > 3 else ""
         failed = " and ".join(up[HostId(host)].name for host in each.failed)
         yield Violation(
-            rule="host failures one by one",
+            rule=RESTART_RULE,
             text=f"if {failed} failed, no host would have room enough to restart {names}{more}",
             vms=tuple(VmId(vm) for vm in each.vms),
             hosts=tuple(HostId(host) for host in each.failed),
