@@ -8,9 +8,9 @@ which ones these are is found by quick searches. At the end guards and caps them
 (Lagrangian relaxation as a heuristic: Fisher, "The Lagrangian Relaxation Method for Solving
 Integer Programming Problems", Management Science 27, 1981.)
 
-Under a cap on moves, where every move that is made shuts out another, the prices then swing: up
-or down for a while, back to what was fair, down to the cap again. What comes back is not what
-went, and the better of the two is kept.
+The prices then swing: up or down for a while, back to what was fair, to the guards and the cap
+themselves again. What comes back is not what went, and the better of the two is kept. That pays
+most under a cap on moves, where every move that is made shuts out another.
 (Strategic oscillation: Glover, "Heuristics for integer programming using surrogate constraints",
 Decision Sciences 8, 1977. Noising: Charon, Hudry, "The noising method", Operations Research
 Letters 14, 1993.)
@@ -26,6 +26,7 @@ import numpy as np
 from rebalancer.placement.arrays import Bools, Ints
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.exchange import exchange_among
+from rebalancer.placement.few_moves import FEW, sets_of_few_moves
 from rebalancer.placement.layout import Layout, Scale
 from rebalancer.placement.local_search import descend
 from rebalancer.placement.objectives import Tier
@@ -41,8 +42,12 @@ HALVINGS = 5
 STEP = 1.4
 """How much dearer is made what is over after the search at the prices found."""
 STEPS = 4
-SWINGS = 8
-"""Times that prices swing, if there is time."""
+SWINGS, SWINGS_UNDER_CAP = 80, 240
+"""Times that prices swing, if there is time: divided by the number of hosts, as a swing takes
+longer on more of them."""
+SWINGS_AT_MOST = 8
+TIMES_FAIR = 0.0, 0.3, 1.0, 3.0
+"""Prices of guards that sets of few moves are tried at, relative to what was found fair."""
 AMPLITUDE = 0.7
 """How far they do, in natural logarithms: twice as dear or half as dear at most."""
 
@@ -125,6 +130,11 @@ class _Easing:
             layout = Layout(self.problem, layout.x, self._eased(prices))
         return layout.x, prices
 
+    def swings(self, prices: _Prices) -> int:
+        """How many times prices may swing."""
+        swings = SWINGS_UNDER_CAP if prices.move > 0 else SWINGS
+        return min(SWINGS_AT_MOST, swings // max(1, int(self.problem.scored.sum())))
+
     def swing(self, x: Ints, prices: _Prices, times: int) -> Ints:
         """Improve `x`, which keeps guards and caps, by leaving it at other prices and coming back.
 
@@ -141,6 +151,22 @@ class _Easing:
             if after < cost:
                 best, cost = settled, after
         return best
+
+    def best_of_few(self, prices: _Prices) -> Ints | None:
+        """The best set of moves, where so few are allowed that their sets can be tried.
+
+        They can be made one after the other as they were found.
+        """
+        if self.budget.moves is None:
+            return None
+        left = self.budget.moves - self.budget.moves_of(Layout(self.problem, self.x, self.scale))
+        if not 0 < left <= FEW:
+            return None
+        found = [self.x]
+        for times in TIMES_FAIR:
+            eased = self._eased(_Prices(guard_share=times * prices.guard_share, move=0.0))
+            found += sets_of_few_moves(Layout(self.problem, self.x, eased), left, self.budget)
+        return min(found, key=lambda one: self.scale.cost(self.problem, one))
 
     def _exchanged(self, x: Ints, prices: _Prices) -> Ints:
         layout = Layout(self.problem, x, self._eased(prices))
@@ -175,26 +201,27 @@ def search_eased(
     likely: Bools | None,
     budget: Budget,
     *,
-    swings: int = SWINGS,
-) -> Ints:
-    """Improve `x` by moves and exchanges, or return it.
+    swings: int | None = None,
+) -> list[Ints]:
+    """Improve `x` by moves and exchanges; return what was found, the best first, and `x`.
 
-    Units that are `likely` to be worth moving, `(U,)`, go first. Under a cap on moves prices
-    swing so many times at most.
+    Units that are `likely` to be worth moving, `(U,)`, go first. Prices swing so many times;
+    `None`: as often as suits the number of hosts.
     """
     easing = _Easing(problem=problem, scale=scale, x=x, likely=likely, budget=budget)
     if scale.guards or budget.moves is not None:
         eased, prices = easing.search(easing.prices())
-        found = easing.settled(eased)
-        if prices.move > 0:
-            found = easing.swing(found, prices, swings)
+        times = easing.swings(prices) if swings is None else swings
+        found = [easing.swing(easing.settled(eased), prices, times)]
+        if (few := easing.best_of_few(prices)) is not None:
+            found += [easing.settled(few), few]
     else:
         layout = Layout(problem, x, scale)
         if likely is not None:
             descend(layout, budget, only=likely)
-        found = easing.settled(layout.x)
+        found = [easing.settled(layout.x)]
     # What began with broken guards may end in a dead end worse than where it came from.
-    return min(found, x, key=lambda one: scale.cost(problem, one))
+    return sorted([*found, x], key=lambda one: scale.cost(problem, one))
 
 
 def _within_cap(problem: PlacementProblem, scale: Scale, x: Ints, budget: Budget) -> Ints:

@@ -3,7 +3,7 @@
 1. The relaxation bounds the cost and names the units worth moving.
 2. Local search: those units first, moves, and exchanges between pairs of hosts.
 3. The whole problem as one integer program where it is small enough to be proved.
-4. Programs over a few hosts at a time.
+4. Programs over a few hosts at a time; while others solve them, the bound is made stronger.
 
 The placement that the engine begins with is a candidate throughout, so it never gets worse.
 """
@@ -17,9 +17,9 @@ import numpy as np
 
 from rebalancer.placement.arrays import Bools, Ints
 from rebalancer.placement.awake import is_exact, power_bound, switches
-from rebalancer.placement.bound import Relaxation, relax
+from rebalancer.placement.bound import Relaxation, relax, strengthen
 from rebalancer.placement.budget import Budget
-from rebalancer.placement.easing import SWINGS, search_eased
+from rebalancer.placement.easing import search_eased
 from rebalancer.placement.layout import TIER_RATIO, Layout, Scale, scale_of
 from rebalancer.placement.local_search import descend, improve
 from rebalancer.placement.neighbourhood import improve_by_programs
@@ -36,8 +36,9 @@ BINARIES_AT_MOST = 1500
 """Whole programs above this size are hardly ever proved, and local search is better sooner."""
 BINARIES_SOON_PROVED = 100
 """Whole programs up to this size take milliseconds and prove more than a relaxation does."""
-WHOLE_SHARE, PARTS_SHARE = 0.03, 0.06
-"""Of the time limit, for the whole program and for those over a few hosts."""
+WHOLE_SHARE, PARTS_SHARE = 0.025, 0.03
+"""Of the time limit, for the whole program and for those over a few hosts; the bound is made
+stronger at the same time."""
 SEARCH_SHARE = 0.6
 """Of the time that is left after bounding, for local search."""
 GOOD_ENOUGH = 0.9999
@@ -53,6 +54,8 @@ class Result:
     """No placement has a smaller cost in the tier."""
     relaxation: Relaxation | None = None
     """What the bound comes from, if it can be strengthened by `bound.strengthen`."""
+    others: tuple[Ints, ...] = ()
+    """Good placements that were found on the way; one may be easier to get to than `x`."""
 
 
 def improve_tier(
@@ -110,17 +113,26 @@ def improve_tier(
         start,
         likely,
         _share(budget, SEARCH_SHARE),
-        # The whole program finds what swings do, and proves it.
-        swings=0 if whole_choices(problem, start) else SWINGS,
     )
-    best = _best(problem, scale, [*known, quick, searched])
+    best = _best(problem, scale, [*known, quick, *searched])
+    others = (*searched, quick)
     if _is_good_enough(problem, scale, x, best, bound):
-        return Result(x=best, bound=bound, relaxation=relaxation)
-    answer, proved = _programs(problem, scale, best, budget, seed)
+        return Result(x=best, bound=bound, relaxation=relaxation, others=others)
+
+    def stronger() -> Relaxation | None:
+        part = _share(budget, WHOLE_SHARE)
+        known = tiers[-1].cost(problem, best)
+        return relaxation and strengthen(relaxation, known=known, budget=part)
+
+    relaxation, (answer, proved) = both_at_once(
+        budget.workers, stronger, lambda: _programs(problem, scale, best, budget, seed)
+    )
+    bound = max(bound, relaxation.bound) if relaxation else bound
     return Result(
         x=_best(problem, scale, [best, answer]),
         bound=max(bound, proved) if can_be_proved else bound,
         relaxation=relaxation,
+        others=others,
     )
 
 

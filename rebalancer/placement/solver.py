@@ -47,11 +47,12 @@ PROVED_RATIO = 1e-4
 possible is missing: tangents and tolerances make a bound a little lower than it need be."""
 CHOICES_WORTH_WORKERS = 200
 """With fewer VMs times hosts, all is over before a worker could be asked anything."""
-PROOF_SECONDS, PROOF_RATIO = 0.5, 0.5
+PROOF_SECONDS, PROOF_RATIO = 0.2, 0.25
 """How long the answer may be compared with what is possible: so long, and as a share of the
 time that it took to find."""
-ECHOES = 2
-"""Times that the answer is searched again as if it were the present placement."""
+ECHOES, ECHO_SHARE = 2, 0.3
+"""Times that the answer is searched again as if it were the present placement, and in which
+share of the time that is left."""
 
 
 def place(
@@ -145,6 +146,7 @@ def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, se
     must_leave, is_complete = _must_leave(problem, tiers, needed)
     goals = [tier for tier in tiers if not is_necessary(tier)]
     x, bounds = needed, {}
+    others: tuple[Ints, ...] = ()
     relaxations: dict[int, Relaxation] = {}
     for number, tier in enumerate(goals):
         result = improve_tier(
@@ -159,10 +161,11 @@ def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, se
         bounds[tier.number] = result.bound
         if result.relaxation is not None:
             relaxations[tier.number] = result.relaxation
-        x = result.x if _is_better(problem, goals, x, result.x) else x
+        if _is_better(problem, goals, x, result.x):
+            x, others = result.x, result.others
     needed = make_orderable(problem, needed, tiers, budget)
     needed = kept_restartable(problem, needed, problem.start, budget)
-    x = make_orderable(problem, x, tiers, budget)
+    x = _orderable(problem, x, others, tiers, budget)
     x = kept_restartable(problem, x, needed, budget)
     worth_it = _is_worth_it(problem, tiers, needed, x)
     return _Found(
@@ -172,6 +175,23 @@ def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, se
         relaxations=relaxations,
         exempt=exempt,
     )
+
+
+def _orderable(
+    problem: PlacementProblem,
+    x: Ints,
+    others: Sequence[Ints],
+    tiers: Sequence[Tier],
+    budget: Budget,
+) -> Ints:
+    """The placement if there is a way to it, else the best that can be made of it and others."""
+    found = make_orderable(problem, x, tiers, budget)
+    if (found == x).all():
+        return x
+    for other in others:
+        candidate = make_orderable(problem, other, tiers, budget)
+        found = candidate if _is_better(problem, tiers, found, candidate) else found
+    return found
 
 
 def _must_leave(
@@ -207,7 +227,9 @@ def _settled(
             break
         echo_case = case.after(problem.assignment(found.x))
         echo_problem, echo_tiers = echo_case.problem_and_tiers()
-        echo = _search(echo_problem, echo_tiers, case.budget, case.seed)
+        left = ECHO_SHARE * case.budget.left()
+        part = replace(case.budget, ends_at=case.budget.clock() + left)
+        echo = _search(echo_problem, echo_tiers, part, case.seed)
         x = _in_terms_of(problem, echo_problem.assignment(echo.x))
         if x is None or not _is_better(problem, tiers, found.x, x):
             break
