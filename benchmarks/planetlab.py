@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.planetlab_accounts import Result
 from benchmarks.planetlab_baselines import dvfs, first_fit, least_power, lr_mmt, thr_mmt
 from benchmarks.planetlab_product import Ours
-from benchmarks.planetlab_world import TRACKS, Rules, Traces, World, simulate
+from benchmarks.planetlab_world import LEAST_SAMPLES, TRACKS, Rules, Traces, World, simulate
 from rebalancer.errors import RebalancerError
 from rebalancer.service.policy_file import read_policy
 
@@ -49,19 +49,13 @@ def run(traces: Traces, rules: Rules, given: argparse.Namespace) -> tuple[Result
         result = simulate(world, BASELINES[given.policy])
         return result, {"wall_seconds": time.perf_counter() - began}
     least_power(world)
-    ours = Ours(
-        world,
-        read_policy(given.policy_file),
-        quantile=given.quantile,
-        solve_seconds=given.time_limit,
-    )
+    ours = Ours(world, read_policy(given.policy_file), solve_seconds=given.time_limit)
     result = simulate(world, ours)
     cycles = sorted(ours.pace.seconds)
     return result, {
         "wall_seconds": time.perf_counter() - began,
         "cycle_seconds_median": cycles[len(cycles) // 2],
         "cycle_seconds_max": cycles[-1],
-        "quantile": given.quantile,
         "policy_file": given.policy_file.name,
     }
 
@@ -90,7 +84,7 @@ def lines(given: argparse.Namespace, result: Result, about: dict[str, Any]) -> l
         said += [
             f"cycles             median {about['cycle_seconds_median']:.2f} s,"
             f" longest {about['cycle_seconds_max']:.2f} s",
-            f"forecast           peak at quantile {given.quantile:g}; {about['policy_file']}",
+            f"policy             {about['policy_file']}",
         ]
     return said
 
@@ -103,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--policy", choices=[OURS, *BASELINES], required=True)
     parser.add_argument("--track", choices=sorted(TRACKS), default="A")
     parser.add_argument("--policy-file", type=Path, default=POLICY_FILE, help="for ours")
-    parser.add_argument("--quantile", type=float, default=0.8, help="of the forecast peak, ours")
-    parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for a plan, ours")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for a plan, ours")
+    parser.add_argument("--samples", type=int, help="of the day, from its start; all if left out")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     file = given.data / f"{given.day}.csv.gz"
@@ -112,11 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         there = sorted(found.name.removesuffix(".csv.gz") for found in given.data.glob("*.csv.gz"))
         print(f"no {file.name} in {given.data}: expected {', '.join(there) or 'DAY.csv.gz'}")
         return 64
-    if not 0 < given.quantile < 1:
-        print(f"--quantile {given.quantile:g}: expected more than 0 and less than 1")
+    if given.samples is not None and given.samples < LEAST_SAMPLES:
+        print(f"--samples {given.samples}: {LEAST_SAMPLES} are needed")
         return 64
     try:
-        result, about = run(Traces.read(file), TRACKS[given.track], given)
+        traces = Traces.read(file).first(given.samples)
+        result, about = run(traces, TRACKS[given.track], given)
     except (RebalancerError, ValueError, OSError, EOFError) as failure:
         print(failure)
         return 64

@@ -45,12 +45,10 @@ class Pace:
 class Ours:
     """Decides as the product does, and remembers what the journal would."""
 
-    def __init__(
-        self, world: World, policy: Policy, *, quantile: float, solve_seconds: float
-    ) -> None:
+    def __init__(self, world: World, policy: Policy, *, solve_seconds: float) -> None:
         """Take the policy as its file says, but memory only as the track says."""
         self.policy = policy if world.rules.respects_memory else without_memory(policy)
-        self.quantile, self.solve_seconds = quantile, solve_seconds
+        self.solve_seconds = solve_seconds
         self.hosts = hosts_of(world)
         self.past: list[PastMove] = []
         self.pace = Pace(seconds=[])
@@ -60,7 +58,7 @@ class Ours:
         began = time.perf_counter()
         now = BEGAN_AT + timedelta(seconds=INTERVAL_SECONDS * (len(seen(world)[0]) - 1))
         snapshot = snapshot_of(world, with_sleepers(world, self.hosts), now)
-        demand = forecast_demand(snapshot, peak_quantile=self.quantile)
+        demand = forecast_demand(snapshot, self.policy)
         self.pace.forecast_seconds += time.perf_counter() - began
         back = timedelta(seconds=look_back_seconds(self.policy.limits))
         self.past = [move for move in self.past if now - move.at < back]

@@ -87,6 +87,13 @@ class Traces:
         share = np.array(rows, dtype=np.float64).T / 100.0
         return cls(names=tuple(names), share=np.hstack([share, share[:, -1:]]))
 
+    def first(self, samples: int | None) -> Traces:
+        """The beginning of the day: so many samples, the last of them repeated once."""
+        if samples is None or samples + 1 >= self.share.shape[1]:
+            return self
+        share = self.share[:, :samples]
+        return Traces(names=self.names, share=np.hstack([share, share[:, -1:]]))
+
     @property
     def decisions(self) -> int:
         """How often somebody is asked what to move."""

@@ -1,11 +1,12 @@
 """Measure how near to the shortest possible our schedules are, and whether they come true.
 
-    python benchmarks/schedule.py [SNAPSHOT.json ...] [--moves 1000] [--simulate 200] [--json]
+    python benchmarks/schedule.py [SNAPSHOT.json ...] [--moves 1000] [--placed 60] [--simulate 200]
+                                  [--json]
 
-Each snapshot, as `rebalancer snapshot` or `from_neutral.py` writes it, gives two sets of moves:
-VMs of its busiest hosts go to its idlest (`level`), and its emptiest hosts are emptied
-(`empty`). Placement has no part in it: a greedy choice that fits says as much about schedules.
-Clusters made to be difficult, which need no file, come on top.
+Each snapshot, as `rebalancer snapshot` or `from_neutral.py` writes it, gives sets of moves: VMs
+of its busiest hosts go to its idlest (`level`), its emptiest hosts are emptied (`empty`), and
+with `--placed` everything goes where our own placement wants it after so many seconds of search
+(`placed`). Clusters made to be difficult, which need no file, come on top.
 
 Every set is scheduled within the limits of `policies/balance.yaml` here (5 at a time in the
 cluster), and again with no limit on the cluster, so that links and hosts are what is scarce.
@@ -34,17 +35,20 @@ from pathlib import Path
 from workloads import ADVERSARIAL, Workload, from_snapshot
 
 from rebalancer.cluster.demand import Demand
+from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import (
     MigrationState,
     Objective,
     Placement,
     Plan,
     SolveStatus,
+    Unsolved,
     Verdict,
     VerdictKind,
 )
 from rebalancer.cluster.policy import Limits, Policy
 from rebalancer.collect.snapshot_file import read_snapshot
+from rebalancer.placement.solver import place
 from rebalancer.planning.jobs import Job
 from rebalancer.planning.network import whole_mib
 from rebalancer.planning.order import Ordered
@@ -167,7 +171,7 @@ def _fixed(job: Job, limits: Limits, count: int) -> Job:
         return job
     crowd = min(limits.cluster, count, 20)
     share = min(
-        lane.budget_bytes_per_second / (crowd if lane.joins_sites else FIXED_PER_HOST)
+        lane.budget_bytes_per_second / (crowd if lane.is_shared else FIXED_PER_HOST)
         for lane in job.lanes
     )
     rate = max(job.least, min(job.most, whole_mib(share)))
@@ -191,12 +195,31 @@ def _simulated(work: Workload, plan: Plan, policy: Policy) -> tuple[float, int]:
     return seconds, len(result.in_state(MigrationState.COMPLETE))
 
 
-def workloads(files: Sequence[Path], policy: Policy, count: int) -> Iterator[Workload]:
+def workloads(
+    files: Sequence[Path], policy: Policy, count: int, placed_seconds: float
+) -> Iterator[Workload]:
     """Everything that is measured."""
     for make in ADVERSARIAL:
         yield make()
     for file in files:
-        yield from from_snapshot(file.stem, read_snapshot(file), policy, count)
+        snapshot = read_snapshot(file)
+        yield from from_snapshot(file.stem, snapshot, policy, count)
+        if placed_seconds:
+            yield _placed(file.stem, snapshot, policy, placed_seconds)
+
+
+def _placed(name: str, snapshot: Snapshot, policy: Policy, seconds: float) -> Workload:
+    """What our own placement wants to be moved."""
+    found = place(
+        snapshot,
+        Demand.as_measured(snapshot),
+        policy,
+        time_limit_seconds=seconds,
+        clock=time.monotonic,
+    )
+    wanted = {} if isinstance(found, Unsolved) else found.assignment
+    moves = {vm: host for vm, host in wanted.items() if host != snapshot.assignment[vm]}
+    return Workload(name=f"{name} placed", snapshot=snapshot, moves=moves)
 
 
 def _print_row(row: Measured) -> None:
@@ -234,6 +257,9 @@ def main() -> None:
     parser.add_argument(
         "--simulate", type=int, default=200, help="roll plans of up to so many moves out"
     )
+    parser.add_argument(
+        "--placed", type=float, default=0.0, help="seconds to look for a placement; 0: none"
+    )
     parser.add_argument("--only", default="", help="sets of moves with this in their name")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     asked = parser.parse_args()
@@ -244,7 +270,7 @@ def main() -> None:
             f"{'':24} {'limit':>7} {'moves':>6} {'makespan':>9} {'/bound':>6} {'/serial':>7} "
             f"{'/fixed':>6} {'(best)':>7} {'sched s':>7} {'plan s':>6} {'real':>6} {'done':>5}"
         )
-    for work in workloads(asked.snapshots, policy, asked.moves):
+    for work in workloads(asked.snapshots, policy, asked.moves, asked.placed):
         if asked.only not in work.name:
             continue
         for limit in (policy.limits.cluster, NO_LIMIT):

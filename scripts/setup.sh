@@ -4,6 +4,7 @@
 #   setup.sh demo      an interpreter, and rebalancer with what it needs to run: from PyPI only
 #   setup.sh test      … and what its tests and checks need
 #   setup.sh peer DIR  an environment of its own for the program that placements are compared with
+#   setup.sh deb       … and what is packed into the .deb, which takes dpkg-dev and libvirt-dev
 #   setup.sh lab       … and, for root with apt, real hypervisors for the tests that migrate guests
 set -eu
 cd "$(dirname "$0")/.."
@@ -131,6 +132,17 @@ setup_lab() {
     fi
 }
 
+setup_deb() {
+    if can_apt && ! { has dpkg-shlibdeps && has gcc && pkg-config --exists libvirt; } 2>/dev/null; then
+        say "Installing with apt-get what a package is made with."
+        apt-get -qq update && apt_install dpkg-dev make gcc pkg-config libvirt-dev ||
+            say "That did not work; going on without."
+    fi
+    say "Installing from PyPI what goes into the package."
+    pip_install packaging --editable '.[libvirt,prometheus,postgresql,redfish]'
+    touch .venv/.stamp-deb
+}
+
 # Its wheels are for Python 3.12 and 3.13 only.
 has_wheels_of_peer() {
     "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))' >/dev/null 2>&1
@@ -156,7 +168,8 @@ setup_peer() {
 case ${1:-} in
     demo) setup_demo ;;
     test) setup_test ;;
+    deb) setup_deb ;;
     lab) setup_lab ;;
     peer) setup_peer "${2:?where to}" ;;
-    *) say "usage: setup.sh demo|test|lab|peer DIR"; exit 64 ;;
+    *) say "usage: setup.sh demo|test|deb|lab|peer DIR"; exit 64 ;;
 esac

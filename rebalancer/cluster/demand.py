@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rebalancer.cluster.inventory import HostId, Snapshot, VmId
 
@@ -15,9 +15,19 @@ class Demand:
     vm_cpu_cores: Mapping[VmId, float]
     """Expected use of each VM; goals weigh it."""
     vm_cpu_peak_cores: Mapping[VmId, float]
-    """An upper quantile of it; capacity is judged on it."""
+    """An upper quantile of it, or its part of that of all VMs of a host; capacity is judged on
+    the sum over a host's VMs."""
     host_base_cores: Mapping[HostId, float]
     """Use of a host that is not its VMs' and stays when they leave."""
+    host_margin_cores: float = 0.0
+    """What is kept free on every host with VMs besides: what joint peaks come to that is not the
+    part of any one VM."""
+    vm_cpu_upper_cores: Mapping[VmId, float] = field(default_factory=dict)
+    """An upper quantile of each VM by itself, where `vm_cpu_peak_cores` is not that."""
+
+    def upper_cores(self, vm: VmId) -> float:
+        """The upper quantile of a VM's use by itself."""
+        return self.vm_cpu_upper_cores.get(vm, self.vm_cpu_peak_cores[vm])
 
     @classmethod
     def as_measured(cls, snapshot: Snapshot) -> Demand:

@@ -106,6 +106,14 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rack:
+    """Hosts behind one switch. Its uplink carries what goes to other racks, each way on its own."""
+
+    name: str
+    uplink_bytes_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HugepagePool:
     """Huge pages of one size on a host, or on one NUMA node of it."""
 
@@ -198,6 +206,8 @@ class Vm:
     """Memory that is really backed; what a migration has to send at least. `None`: all of it."""
     dirty_bytes_per_second: float | None = None
     """Unique memory written a second. `None` is unknown, which is not the same as zero."""
+    dirty_error_bytes_per_second: float = 0.0
+    """How far off that may be, one standard error: a measurement looks at few pages."""
     working_set_bytes: int | None = None
     """The part of memory that is written again and again. `None`: unknown, so all of it."""
     labels: Mapping[str, str] = _NOTHING
@@ -223,6 +233,10 @@ class Vm:
     """False where its owner forbids moving it."""
     blockers: tuple[str, ...] = ()
     """Why it cannot be moved alive just now (a passed-through device, a running backup)."""
+    is_migrating: bool = False
+    """A migration out of its host is under way, whoever began it."""
+    migrating_to: HostId | None = None
+    """The host on which its incoming copy was seen; `None`: on none that was asked."""
     autostart: bool = False
     persistent: bool = True
     allowed_modes: frozenset[Mode] | None = None
@@ -268,6 +282,8 @@ class Snapshot:
     vms: tuple[Vm, ...]
     sites: tuple[Site, ...] = ()
     links: tuple[Link, ...] = ()
+    racks: tuple[Rack, ...] = ()
+    """Those whose uplinks are known; of others nothing is said, so that they limit nothing."""
     usage: UsageHistory | None = None
     usage_fault: str = ""
     """Why past use is missing or too poor to act on unasked: then a plan may be made, but nobody
@@ -343,6 +359,20 @@ class Snapshot:
         if source.site is None or target.site is None or source.site == target.site:
             return ()
         return tuple(link for link in self.links if link.joins(source.site, target.site))
+
+    def uplinks_between(self, source: Host, target: Host) -> tuple[Rack | None, Rack | None]:
+        """The racks out of which, and into which, traffic between two hosts goes.
+
+        `None` where that limits nothing: within one rack, or where no uplink is known.
+        """
+        if source.rack == target.rack:
+            return None, None
+        known = self._rack_by_name
+        return known.get(source.rack or ""), known.get(target.rack or "")
+
+    @cached_property
+    def _rack_by_name(self) -> Mapping[str, Rack]:
+        return {rack.name: rack for rack in self.racks}
 
     @cached_property
     def fingerprint(self) -> str:

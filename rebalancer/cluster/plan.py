@@ -62,7 +62,8 @@ class Objective:
     @property
     def gap_ratio(self) -> float:
         """Distance to the best possible: (after - bound) / after; 0 when nothing is left."""
-        return (self.after - self.bound) / self.after if self.after - self.bound > ROUNDING else 0.0
+        left = self.after - max(self.bound, 0.0)  # no goal can come to less than nothing
+        return left / self.after if left > ROUNDING else 0.0
 
     @property
     def captured_ratio(self) -> float:
@@ -79,6 +80,8 @@ class Unmoved:
     reasons: tuple[str, ...]
     vm_name: str = ""
     """What people call it; empty where nobody filled it in."""
+    waits_for_window: bool = False
+    """Nothing is in its way but the hours: it would not be over before a window closes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +191,9 @@ class Migration:
     """Longest pause the hypervisor may plan for at the switch-over."""
     memory_bytes: int
     predicted: Prediction
+    saved_to: str = ""
+    """Cold: the shared storage through which the guest's memory goes, so that it does not boot
+    anew; empty: it is shut down and started."""
 
 
 class PowerAction(StrEnum):

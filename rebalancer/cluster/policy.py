@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rebalancer.cluster.inventory import Mode
+from rebalancer.cluster.plan import Priority
 from rebalancer.cluster.rules import Rule
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.windows import Window
 
 
 class GeographyCriterion(StrEnum):
@@ -145,6 +147,29 @@ class Overcommit:
     memory: float = 1.0
 
 
+class OverloadMeasure(StrEnum):
+    """By what a host is found to be short of CPU, so that VMs leave it at once."""
+
+    PEAK = "peak"
+    """Its foreseen peak passes what may be used of it."""
+    NOW = "now"
+    """What its VMs use now does; the foreseen peak only decides what may be moved to a host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foresight:
+    """How demand is foreseen, and how sure hosts are to have enough of CPU."""
+
+    horizon_seconds: float = 1800.0
+    """How far ahead: migrations take minutes, and the next plan comes soon."""
+    peak_quantile: float = 0.95
+    """What capacity is judged on: of each VM, or of all VMs of a host together."""
+    is_pooled: bool = False
+    """Whether that is asked of the sum over a host's VMs, whose errors partly cancel out, and
+    not of each VM by itself."""
+    overload: OverloadMeasure = OverloadMeasure.PEAK
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
     """When a cluster is uneven enough, and a plan good enough, for anything to move.
@@ -180,6 +205,10 @@ class Limits:
     """Moves in one plan that lead to another site."""
     bytes_between_sites: int | None = None
     """Memory of the VMs that one plan moves to another site."""
+    migrations_per_day: int | None = None
+    """Moves for balance within any 24 hours; drains and repairs neither count nor are held."""
+    moved_bytes_per_day: int | None = None
+    """Memory of the VMs that are moved for balance within any 24 hours."""
     per_host_out: int = 2
     per_host_in: int = 2
     cluster: int = 5
@@ -211,6 +240,19 @@ class MigrationPermissions:
     max_suspend_seconds: float = 5.0
     """The longest pause when a migration is finished by suspending the guest."""
     max_duration_seconds: float = 1800.0
+    save_to: str | None = None
+    """Shared storage that a guest's memory may be saved to when it is moved cold, by the name
+    that hosts call it; `None`: guests that are moved cold are shut down."""
+    save_bytes_per_second: float = 100.0 * 1024 * 1024
+    """What that storage writes, and reads back: 1 GbE carries 112 MiB/s."""
+    windows: tuple[Window, ...] = ()
+    """The hours in which moves are made that can wait; empty: any time."""
+    windows_for: frozenset[Priority] = frozenset({Priority.BALANCE})
+    """The moves that are held to that."""
+
+    def keeps_to_windows(self, priority: Priority) -> bool:
+        """Whether such a move may be made in maintenance windows only."""
+        return bool(self.windows) and priority in self.windows_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +274,7 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     headroom: Headroom = field(default_factory=Headroom)
     overcommit: Overcommit = field(default_factory=Overcommit)
+    forecast: Foresight = field(default_factory=Foresight)
     trigger: Trigger | None = field(default_factory=Trigger)
     """`None`: always act."""
     limits: Limits = field(default_factory=Limits)

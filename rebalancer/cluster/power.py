@@ -111,7 +111,7 @@ def _needs(
         )
 
     def base(host: Host) -> float:
-        return demand.host_base_cores[host.id]
+        return demand.host_base_cores[host.id] + demand.host_margin_cores
 
     def peak(vm: Vm) -> float:
         return demand.vm_cpu_peak_cores[vm.id]

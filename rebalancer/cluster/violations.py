@@ -196,7 +196,7 @@ def _overfull(host: Host, members: list[Vm], policy: Policy, demand: Demand) -> 
         ),
         (
             "cpu",
-            cores + demand.host_base_cores[host.id] if members else 0.0,
+            cores + demand.host_base_cores[host.id] + demand.host_margin_cores if members else 0.0,
             cpu_capacity_cores(host, policy),
             " cores of CPU",
             _count_text,

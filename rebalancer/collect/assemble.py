@@ -19,6 +19,7 @@ from rebalancer.cluster.inventory import (
     HostId,
     HostState,
     Link,
+    Rack,
     Site,
     Snapshot,
     Vm,
@@ -77,6 +78,7 @@ def assemble(
     taken_at: datetime,
     sites: Sequence[Site] = (),
     links: Sequence[Link] = (),
+    racks: Sequence[Rack] = (),
 ) -> Snapshot:
     """Put the reports of all hosts together."""
     reports = _without_repeated(reports)
@@ -94,6 +96,7 @@ def assemble(
         vms=tuple(vms),
         sites=tuple(sites),
         links=tuple(links),
+        racks=tuple(racks),
     )
 
 
@@ -240,8 +243,12 @@ def _storage(report: HostReport) -> frozenset[str] | None:
 
 def _vm(copies: list[Copy], unseen: Sequence[str]) -> Vm:
     owner = min(copies, key=_precedence)
+    others = [copy for copy in copies if copy is not owner]
     vm = vm_from(owner.at, owner.domain, _storage(owner.at))
-    doubts = _doubts(owner, [copy for copy in copies if copy is not owner], unseen)
+    if owner.domain.job is JobOperation.MIGRATION_OUT:
+        arriving = [HostId(c.host_name) for c in others if c.is_active and _is_incoming(c)]
+        vm = replace(vm, is_migrating=True, migrating_to=min(arriving, default=None))
+    doubts = _doubts(owner, others, unseen)
     return replace(vm, blockers=(*vm.blockers, *doubts)) if doubts else vm
 
 

@@ -14,6 +14,12 @@ from dataclasses import dataclass
 _INDISTINGUISHABLE = 0.6
 """Page sampling (512 pages a GiB) scatters by a third: less of a bend than this is none."""
 
+BYTES_PER_SAMPLE = 1024**3 / 512
+"""QEMU looks at 512 pages of each GiB, so that one page stands for 2 MiB (dirtyrate.h)."""
+
+_WHOLE_MIB_ERROR = 0.5 * 1024**2
+"""What it found it tells in whole MiB a second, rounded down."""
+
 _SATURATED = 3.0
 """After t = 3·W/D 95 % of the set has been written; beyond, the rate can no longer be seen."""
 
@@ -30,6 +36,16 @@ class Window:
     def touched_bytes(self) -> float:
         """Different bytes written."""
         return self.seconds * self.bytes_per_second
+
+    @property
+    def error_bytes_per_second(self) -> float:
+        """One standard error: of n sampled pages that were written, the square root of n.
+
+        Where none was, as if one had been.
+        """
+        pages = max(1.0, self.touched_bytes / BYTES_PER_SAMPLE)
+        sampling = math.sqrt(pages) * BYTES_PER_SAMPLE / self.seconds
+        return math.hypot(sampling, _WHOLE_MIB_ERROR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +81,18 @@ def fit_writing(short: Window, long: Window) -> Writing:
     rate = _rate_of_bend(bend, most, short.seconds, long.seconds)
     working_set = short.touched_bytes / -math.expm1(-rate * short.seconds)
     return Writing(bytes_per_second=rate * working_set, working_set_bytes=math.ceil(working_set))
+
+
+def error_of(writing: Writing, short: Window, long: Window) -> float:
+    """How uncertain a rate is, in bytes a second: one standard error.
+
+    The long window has seen more pages and goes for both; but where the set's end was seen in
+    it, the rate hangs on what the short one saw of the way there.
+    """
+    if writing.working_set_bytes is None:
+        return min(short.error_bytes_per_second, long.error_bytes_per_second)
+    seen = max(1.0, short.bytes_per_second)
+    return writing.bytes_per_second * min(1.0, short.error_bytes_per_second / seen)
 
 
 def _bend(rate: float, short_seconds: float, long_seconds: float) -> float:

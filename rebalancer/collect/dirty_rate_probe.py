@@ -19,7 +19,7 @@ from datetime import datetime
 from itertools import batched
 
 from rebalancer.cluster.inventory import VmId
-from rebalancer.collect.dirty_rate_fit import Window, fit_writing
+from rebalancer.collect.dirty_rate_fit import Window, error_of, fit_writing
 from rebalancer.collect.hypervisor import DirtyRateConnection, DomainState, HypervisorError
 from rebalancer.collect.libvirt_source import connect_for_probe
 from rebalancer.collect.observations import LibvirtHost
@@ -45,11 +45,18 @@ class ProbePlan:
     long_seconds: int = 4
     """Long enough to see whether the guest writes the same pages again."""
     at_once_per_host: int = 2
+    budget_seconds: float = 120.0
+    """After so long no host begins with more guests."""
 
     @property
     def batch_seconds(self) -> float:
         """How long a batch of guests takes at least."""
         return self.short_seconds * self.short_windows + self.long_seconds
+
+    def seconds_for(self, guests_of_one_host: int) -> float:
+        """About how long so many guests of one host take, at the most that is allowed."""
+        batches = -(-guests_of_one_host // self.at_once_per_host)
+        return min(batches * self.batch_seconds, self.budget_seconds + self.batch_seconds)
 
 
 class LibvirtDirtyRateProbe:
@@ -78,29 +85,39 @@ class LibvirtDirtyRateProbe:
         self._patience = Patience(monotonic=time.monotonic)
 
     def probe(self, vms: Collection[VmId]) -> Mapping[VmId, DirtyRate]:
-        """Measure running VMs that nothing is being done with; leave out those it could not."""
+        """Measure running VMs that nothing is being done with; leave out those it could not.
+
+        The first ones come first, as time may not be enough for all.
+        """
         if not vms:
             return {}
-        wanted = frozenset(vms)
+        wanted = tuple(vms)
         found: dict[str, _Found] = {host.name: {} for host in self._hosts}
         errands = {
             host.name: functools.partial(self._probe_host, host, wanted, found[host.name])
             for host in self._hosts
         }
         # However its VMs are spread, no host has more of them to measure than there are.
-        batches = -(-len(wanted) // self._plan.at_once_per_host)
-        longest = batches * 2 * self._plan.batch_seconds + self._timeout_seconds
+        longest = 2 * self._plan.seconds_for(len(wanted)) + self._timeout_seconds
         for name, result in self._patience.run(errands, timeout_seconds=longest).items():
             if isinstance(result, Abandoned):
                 log.warning("dirty_rates_not_measured", extra={"host": name, "why": result.why})
         # Copied: a host that was given up may still be writing into its own.
         return {vm: rate for rates in found.values() for vm, rate in list(rates.items())}
 
-    def _probe_host(self, host: LibvirtHost, wanted: frozenset[VmId], found: _Found) -> None:
+    def _probe_host(self, host: LibvirtHost, wanted: Sequence[VmId], found: _Found) -> None:
+        enough = time.monotonic() + self._plan.budget_seconds
         try:
             with contextlib.closing(self._connect(host.uri)) as connection:
-                present = sorted(wanted & _running(connection))
+                running = _running(connection)
+                present = [vm for vm in wanted if vm in running]
                 for batch in batched(present, self._plan.at_once_per_host, strict=False):
+                    if time.monotonic() > enough:
+                        left = len(present) - len(found)
+                        log.warning(
+                            "dirty_rates_out_of_time", extra={"host": host.name, "left": left}
+                        )
+                        break
                     found.update(self._probe_batch(connection, batch))
         except HypervisorError as error:
             log.warning("dirty_rates_not_measured", extra={"host": host.name, "why": str(error)})
@@ -120,14 +137,15 @@ class LibvirtDirtyRateProbe:
         return rates
 
     def _rate(self, shorts: Sequence[float], long: float) -> DirtyRate:
-        writing = fit_writing(
-            Window(seconds=self._plan.short_seconds, bytes_per_second=statistics.median(shorts)),
-            Window(seconds=self._plan.long_seconds, bytes_per_second=long),
-        )
+        plan = self._plan
+        short = Window(seconds=plan.short_seconds, bytes_per_second=statistics.median(shorts))
+        whole = Window(seconds=plan.long_seconds, bytes_per_second=long)
+        writing = fit_writing(short, whole)
         return DirtyRate(
             bytes_per_second=writing.bytes_per_second,
             working_set_bytes=writing.working_set_bytes,
             measured_at=self._now(),
+            error_bytes_per_second=error_of(writing, short, whole),
         )
 
     def _windows(

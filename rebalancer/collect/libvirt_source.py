@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rebalancer.cluster.inventory import HostState, Link, Site, Snapshot
+from rebalancer.cluster.inventory import HostState, Link, Rack, Site, Snapshot
 from rebalancer.collect.assemble import ask_again_about, assemble, corrected
 from rebalancer.collect.domain_jobs import running_jobs
 from rebalancer.collect.host_reader import Stopwatch, read_host
@@ -36,6 +37,9 @@ __all__ = ["LibvirtHost", "LibvirtSource", "connect_for_probe", "connect_read_on
 _NOT_ASKED = {HostState.ASLEEP, HostState.DOWN}
 _ERRORS_SHOWN = 5
 _MOST_CELLS = 64
+_LEAST_AT_ONCE, _MOST_AT_ONCE = 16, 256
+_OTHER_FILES, _FILES_OF_A_HOST = 200, 4
+"""A connection is a socket and its wake-up pipe, or two pipes to an ssh and its errors."""
 _MIB = 2**20
 
 
@@ -50,9 +54,10 @@ class LibvirtSource:
         now: Callable[[], datetime],
         sites: Sequence[Site] = (),
         links: Sequence[Link] = (),
+        racks: Sequence[Rack] = (),
         sampling_seconds: float = 5.0,
         timeout_seconds: float = 15.0,
-        parallel: int = 100,
+        parallel: int | None = None,
         connect: Callable[[str], HypervisorConnection] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
@@ -60,19 +65,21 @@ class LibvirtSource:
         """Take the hosts to ask, the window over which CPU use is measured, and a time limit.
 
         A host may take `sampling_seconds + timeout_seconds`, then it is unknown. At most
-        `parallel` hosts are asked at once; each holds a few file descriptors meanwhile.
+        `parallel` hosts are asked at once, by default as many as file descriptors allow.
         `connect` stands for libvirt in tests.
         """
         names = [host.name for host in hosts]
         assert len(set(names)) == len(names), "hosts are told apart by their names"
         self._hosts = tuple(hosts)
-        self._assemble = functools.partial(assemble, cluster=cluster, sites=sites, links=links)
+        self._assemble = functools.partial(
+            assemble, cluster=cluster, sites=sites, links=links, racks=racks
+        )
         self._now = now
         self._sampling_seconds = sampling_seconds
         self._timeout_seconds = timeout_seconds
         self._connect = connect or connect_read_only
         self._stopwatch = Stopwatch(monotonic=monotonic, sleep=sleep or _wait)
-        self._patience = Patience(monotonic=monotonic, parallel=parallel)
+        self._patience = Patience(monotonic=monotonic, parallel=parallel or _most_at_once())
 
     def observe(self) -> Snapshot:
         """Ask all hosts; raise `ObservationError` when not one of them answers."""
@@ -149,6 +156,12 @@ class LibvirtSource:
                 return connection.stats(with_details=False)
         except HypervisorError:
             return None
+
+
+def _most_at_once() -> int:
+    """How many connections this process can have, with some descriptors left for the rest."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_LEAST_AT_ONCE, min(_MOST_AT_ONCE, (soft - _OTHER_FILES) // _FILES_OF_A_HOST))
 
 
 def connect_for_probe(uri: str) -> DirtyRateConnection:

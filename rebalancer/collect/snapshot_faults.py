@@ -31,7 +31,7 @@ class Misfit(NamedTuple):
 def misfits(tree: Tree) -> Iterator[Misfit]:
     """Yield everything in which the entries of a snapshot contradict themselves or each other."""
     yield from _unnamed(tree)
-    for section in ("sites", "links"):
+    for section in ("sites", "links", "racks"):
         yield from _repeated(tree, section, "name")
     for section in ("hosts", "vms"):
         yield from _repeated(tree, section, "id", "name")

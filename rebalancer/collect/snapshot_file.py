@@ -23,6 +23,7 @@ from rebalancer.cluster.inventory import (
     HugepagePool,
     Link,
     NumaNode,
+    Rack,
     Site,
     Snapshot,
     UsageHistory,
@@ -34,7 +35,7 @@ from rebalancer.errors import InvalidFileError
 from rebalancer.files import Document, open_json, write_text
 from rebalancer.files.tree import Tree
 
-type _Noun = Host | Vm | Site | Link | NumaNode | HugepagePool
+type _Noun = Host | Vm | Site | Link | Rack | NumaNode | HugepagePool
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
@@ -62,6 +63,7 @@ def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
         "taken_at": _instant(snapshot.taken_at),
         "sites": [_site(site) for site in snapshot.sites],
         "links": [_entry(link) for link in snapshot.links],
+        "racks": [_entry(rack) for rack in snapshot.racks],
         "hosts": [_entry(host) for host in snapshot.hosts],
         "vms": [_entry(vm) for vm in snapshot.vms],
     }

@@ -23,6 +23,7 @@ from rebalancer.cluster.inventory import (
     Link,
     Mode,
     NumaNode,
+    Rack,
     Site,
     Snapshot,
     UsageHistory,
@@ -92,6 +93,17 @@ class LinkEntry(FileModel):
             price_per_gib=self.price_per_gib,
             carbon_g_per_gib=self.carbon_g_per_gib,
         )
+
+
+class RackEntry(FileModel):
+    """One of `racks`."""
+
+    name: Name
+    uplink_bytes_per_second: Positive
+
+    def rack(self) -> Rack:
+        """Return the noun."""
+        return Rack(name=self.name, uplink_bytes_per_second=self.uplink_bytes_per_second)
 
 
 class HugepagePoolEntry(FileModel):
@@ -205,6 +217,7 @@ class VmEntry(FileModel):
     cpu_used_cores: CoreCount = 0.0
     resident_bytes: ByteCount | None = None
     dirty_bytes_per_second: Amount | None = None
+    dirty_error_bytes_per_second: Amount = 0.0
     working_set_bytes: ByteCount | None = None
     labels: dict[Name, Text] = Field(default_factory=dict)
     storage: frozenset[Name] = frozenset()
@@ -221,6 +234,8 @@ class VmEntry(FileModel):
     pinned_cpus: frozenset[NodeNumber] = frozenset()
     movable: bool = True
     blockers: tuple[Text, ...] = ()
+    is_migrating: bool = False
+    migrating_to: Name | None = None
     autostart: bool = False
     persistent: bool = True
     allowed_modes: frozenset[Mode] | None = None
@@ -238,6 +253,7 @@ class VmEntry(FileModel):
             cpu_used_cores=self.cpu_used_cores,
             resident_bytes=self.resident_bytes,
             dirty_bytes_per_second=self.dirty_bytes_per_second,
+            dirty_error_bytes_per_second=self.dirty_error_bytes_per_second,
             working_set_bytes=self.working_set_bytes,
             labels=self.labels,
             storage=self.storage,
@@ -254,6 +270,8 @@ class VmEntry(FileModel):
             pinned_cpus=self.pinned_cpus,
             movable=self.movable,
             blockers=self.blockers,
+            is_migrating=self.is_migrating,
+            migrating_to=HostId(self.migrating_to) if self.migrating_to else None,
             autostart=self.autostart,
             persistent=self.persistent,
             allowed_modes=self.allowed_modes,
@@ -290,6 +308,7 @@ class SnapshotModel(FileModel):
     taken_at: Instant
     sites: tuple[SiteEntry, ...] = ()
     links: tuple[LinkEntry, ...] = ()
+    racks: tuple[RackEntry, ...] = ()
     hosts: tuple[HostEntry, ...]
     vms: tuple[VmEntry, ...]
     usage: UsageEntry | None = None
@@ -303,6 +322,7 @@ class SnapshotModel(FileModel):
             vms=tuple(entry.vm() for entry in self.vms),
             sites=tuple(entry.site() for entry in self.sites),
             links=tuple(entry.link() for entry in self.links),
+            racks=tuple(entry.rack() for entry in self.racks),
             usage=self.usage.history() if self.usage else None,
         )
 

@@ -43,11 +43,16 @@ class DirtyRate:
     working_set_bytes: int | None
     """`None` when one window alone was measured, which does not tell the set's size."""
     measured_at: datetime
+    error_bytes_per_second: float = 0.0
+    """One standard error of the rate: pages are sampled, so little memory is known badly."""
 
 
 class DirtyRateProbe(Protocol):
     """Measures dirty rates on demand. It disturbs guests a little, so nobody does it idly."""
 
     def probe(self, vms: Collection[VmId]) -> Mapping[VmId, DirtyRate]:
-        """Measure running VMs that are not being migrated; those it could not are left out."""
+        """Measure running VMs that are not being migrated; those it could not are left out.
+
+        Where time is short the first of them are measured.
+        """
         ...

@@ -30,6 +30,7 @@ from rebalancer.files.reading import (
     parse_json_text,
     parse_yaml_text,
     read_json,
+    read_table_text,
     read_yaml,
 )
 from rebalancer.files.tree import Finding, Tree, dotted, shown
@@ -53,6 +54,7 @@ __all__ = [
     "parse_json_text",
     "parse_yaml_text",
     "read_json",
+    "read_table_text",
     "read_yaml",
     "shown",
     "write_text",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rebalancer.forecast.level import LEVEL_SECONDS, level, trend_per_second
 from rebalancer.forecast.quantile import Array, half_life_weights, weighted_quantile
 from rebalancer.forecast.season import season
+from rebalancer.forecast.spread import Errors, correlation_of, joined, past_errors, spread_of
 
 HORIZON_SECONDS = 1800.0
 """A plan is for the next half hour or so: migrations take minutes, the next plan comes soon."""
@@ -39,6 +40,11 @@ class Outlook:
 
     expected: Array
     peak: Array
+    """Upper quantile of each by itself."""
+    spread: Array
+    """Standard deviation of what is wrong with `expected`."""
+    correlation: float
+    """How much two VMs are wrong together, on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +70,26 @@ def foresee(samples: Array, vcpus: Array, measured: Array, question: Question) -
         peak     = level + its own rise and its class's, weighed by how long it was measured
                    + what trend and season add
     """
+    begins = range(0, max(1, len(samples)), _ROWS_AT_ONCE)
     pasts = [
         _past(
             samples[begin : begin + _ROWS_AT_ONCE],
             measured[begin : begin + _ROWS_AT_ONCE],
             question,
         )
-        for begin in range(0, max(1, len(samples)), _ROWS_AT_ONCE)
+        for begin in begins
     ]
+    most = np.maximum(vcpus, 0.0)
+    errors = joined(
+        [
+            _errors(
+                samples[begin : begin + _ROWS_AT_ONCE],
+                most[begin : begin + _ROWS_AT_ONCE],
+                question,
+            )
+            for begin in begins
+        ]
+    )
     past = _Past(*(np.concatenate(parts) for parts in zip(*map(_Past.columns, pasts), strict=True)))
     usual = usual_rise(past.rise, past.count, vcpus, question)
     strength = CLASS_SECONDS / question.interval_seconds
@@ -79,11 +97,20 @@ def foresee(samples: Array, vcpus: Array, measured: Array, question: Question) -
     expected = past.level + past.change
     peak = past.level + rise + np.maximum(past.change, 0.0)
     peak += past.season_trust * np.maximum(past.season_peak - peak, 0.0)
-    most = np.maximum(vcpus, 0.0)
+    is_long = past.count >= question.samples(LONG_SECONDS)
+    expected = np.clip(expected, 0.0, most)
     return Outlook(
-        expected=np.clip(expected, 0.0, most),
+        expected=expected,
         peak=np.clip(np.maximum(peak, expected), 0.0, most),
+        spread=spread_of(errors, expected, most, question.interval_seconds, is_long),
+        correlation=correlation_of(errors, question.interval_seconds),
     )
+
+
+def _errors(samples: Array, vcpus: Array, question: Question) -> Errors:
+    """What past levels were wrong by half-way to the horizon, as a plan is at first and later."""
+    day = samples[:, -question.samples(PEAK_SECONDS) :]
+    return past_errors(day, vcpus, question.interval_seconds, question.horizon_seconds / 2)
 
 
 def usual_rise(rise: Array, count: NDArray[np.int_], vcpus: Array, question: Question) -> Array:

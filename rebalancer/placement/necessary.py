@@ -13,7 +13,7 @@ from rebalancer.placement.engine import whole_choices
 from rebalancer.placement.groups import TogetherGroup
 from rebalancer.placement.layout import IMPOSSIBLE, TIER_RATIO, Layout, scale_of
 from rebalancer.placement.local_search import descend, improve, make_room
-from rebalancer.placement.objectives import Tier, is_necessary
+from rebalancer.placement.objectives import Tier, is_necessary, repaired_limits
 from rebalancer.placement.problem import PlacementProblem, Resource
 from rebalancer.placement.program import Limits, solve_program
 
@@ -62,7 +62,9 @@ def _concerned(problem: PlacementProblem) -> Bools:
     for group in problem.groups:
         if group.hard and group.excess(problem.start):
             found[list(group.members)] = True
-    overfull = (problem.start_load[: len(problem.capacity)] > problem.capacity + 1e-6).any(axis=0)
+    overfull = np.zeros(problem.host_count, bool)
+    for resource, limit in repaired_limits(problem):
+        overfull |= problem.start_load[resource] > limit + 1e-6
     return found | overfull[problem.start]
 
 

@@ -20,12 +20,14 @@ from rebalancer.cluster.policy import (
     DrainGoal,
     GeographyGoal,
     MovementGoal,
+    OverloadMeasure,
     PowerGoal,
     RelieveGoal,
     Trigger,
 )
 from rebalancer.cluster.rules import Pin
-from rebalancer.placement.arrays import Ints
+from rebalancer.cluster.violations import cpu_capacity_cores
+from rebalancer.placement.arrays import Floats, Ints
 from rebalancer.placement.curves import Curve, Deviation, Excess, Guard
 from rebalancer.placement.geography import geography
 from rebalancer.placement.groups import Group, PresenceGroup, SpreadGroup, TogetherGroup
@@ -263,11 +265,11 @@ def _repair_tier(problem: PlacementProblem) -> Iterator[Tier]:
         Excess(
             goal="repair",
             resource=resource,
-            limit=problem.capacity[resource],
+            limit=limit,
             weight=1.0 / problem.size[resource],
         )
-        for resource in LIMITED
-        if (problem.start_load[resource] > problem.capacity[resource] + 1e-6).any()
+        for resource, limit in repaired_limits(problem)
+        if (problem.start_load[resource] > limit + 1e-6).any()
     )
     candidates = problem.candidates
     broken = Linear(
@@ -289,6 +291,21 @@ def _repair_tier(problem: PlacementProblem) -> Iterator[Tier]:
             togethers=togethers,
             presences=presences,
         )
+
+
+def repaired_limits(problem: PlacementProblem) -> Iterator[tuple[Resource, Floats]]:
+    """What hosts are brought down to at once when they hold more, `(H,)` for each resource.
+
+    Where the policy asks for it, a host is short of CPU by what is used now, and not by a peak
+    that may never come: of that there is no margin to keep.
+    """
+    for resource in LIMITED:
+        if resource is Resource.CPU and problem.policy.forecast.overload is OverloadMeasure.NOW:
+            hosts = [problem.snapshot.host_by_id[host] for host in problem.host_ids]
+            cores = [cpu_capacity_cores(host, problem.policy) for host in hosts]
+            yield Resource.NOW, np.array(cores, float)
+        else:
+            yield resource, problem.capacity[resource]
 
 
 def _soft[G: Group](groups: tuple[G, ...]) -> tuple[G, ...]:

@@ -59,6 +59,8 @@ class Resource(IntEnum):
     """Cores expected; what goals weigh. Host loads include the host's own use."""
     VMS = 4
     """Number of VMs that hold anything on the host."""
+    NOW = 5
+    """Cores used at this moment, as measured."""
 
 
 LIMITED = (Resource.MEMORY, Resource.CPU, Resource.VCPUS)
@@ -150,9 +152,9 @@ def placement_problem(snapshot: Snapshot, demand: Demand, policy: Policy) -> Pla
     needs = _needs(units, demand)
     base = np.array([demand.host_base_cores[host] for host in host_ids])
     load = _sums(needs, start, len(hosts))
-    load[Resource.CORES] += base
+    load[[Resource.CORES, Resource.NOW]] += base
     leavable = in_scope & np.array([state in LEAVABLE_STATES for state in states], bool)
-    capacity = _capacity(snapshot, policy, host_ids, base)
+    capacity = _capacity(snapshot, policy, host_ids, base + demand.host_margin_cores)
     # A host whose own CPU use passes the limit takes nobody, not even an idle VM.
     receives = scored & (capacity >= 0).all(axis=0)
     groups = find_groups(policy, snapshot, units, hosts)
@@ -222,6 +224,7 @@ def _needs(units: Sequence[Sequence[Vm]], demand: Demand) -> Floats:
                     vm.vcpus,
                     demand.vm_cpu_cores[vm.id],
                     1,
+                    vm.cpu_used_cores,
                 )
     return rows
 
@@ -246,7 +249,10 @@ def _movable(units: Sequence[Sequence[Vm]], policy: Policy) -> Bools:
 def _capacity(
     snapshot: Snapshot, policy: Policy, host_ids: Sequence[HostId], base_cores: Floats
 ) -> Floats:
-    """What units may take up: the host's own CPU use is off, and may leave less than nothing."""
+    """What units may take up: the host's own CPU use is off, and may leave less than nothing.
+
+    So is the margin for joint peaks.
+    """
     hosts = [snapshot.host_by_id[host] for host in host_ids]
     rows = np.array(
         [
@@ -263,7 +269,7 @@ def _size(snapshot: Snapshot, host_ids: Sequence[HostId]) -> Floats:
     hosts = [snapshot.host_by_id[host] for host in host_ids]
     memory = [max(1.0, host.guest_memory_bytes) for host in hosts]
     cores = [max(1e-3, host.cpu_cores) for host in hosts]
-    return np.array([memory, cores, cores, cores, np.ones(len(hosts))])
+    return np.array([memory, cores, cores, cores, np.ones(len(hosts)), cores])
 
 
 def _survivable_bytes(snapshot: Snapshot, policy: Policy) -> float:

@@ -119,7 +119,7 @@ class Accounts:
             (
                 "cpu",
                 cpu_capacity_cores(host, policy),
-                cores + self._demand.host_base_cores[host.id],
+                cores + self._demand.host_base_cores[host.id] + self._demand.host_margin_cores,
             ),
             ("vcpus", vcpu_capacity(host, policy), sum(v.vcpus for v in vms)),
         ):

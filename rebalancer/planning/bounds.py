@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 from rebalancer.cluster.policy import Limits
-from rebalancer.planning.jobs import Job, by_lane, tails_of
+from rebalancer.planning.jobs import Job, by_lane, heads_of, tails_of
 from rebalancer.planning.network import Lane
 
 ROUNDING = 1e-6
+
+HALVINGS = 30
+LARGEST_SCALE = 2.0**60
+"""Of grants in proportion: with so large a one everybody has the most that it can use."""
 
 
 def lower_bound_seconds(jobs: Sequence[Job], limits: Limits) -> float:
@@ -19,26 +25,62 @@ def lower_bound_seconds(jobs: Sequence[Job], limits: Limits) -> float:
 
     The busiest lane; the longest chain of migrations that wait for each other; the seconds of
     all migrations out of, or into, one host over its slots; those of all over the cluster's.
-    Each migration counts with the least it can take.
+    Each migration counts with the least it can take. Where migrations share a lane or slots and
+    none of them can start before others have ended, or others wait for each of them, that time
+    comes on top (the one-machine relaxation of Carlier, 1982).
     """
-    outward: dict[str, list[float]] = defaultdict(list)
-    inward: dict[str, list[float]] = defaultdict(list)
-    for job in jobs:
-        outward[job.out_slot].append(job.seconds)
-        inward[job.in_slot].append(job.seconds)
-    return max(
-        max(tails_of(jobs), default=0.0),
-        max((_slot_seconds(each, limits.per_host_out) for each in outward.values()), default=0.0),
-        max((_slot_seconds(each, limits.per_host_in) for each in inward.values()), default=0.0),
-        _slot_seconds([job.seconds for job in jobs], limits.cluster),
-        max(
-            (
-                max(_lane_seconds(lane, users, limits), _places_seconds(lane, users))
-                for lane, users in by_lane(jobs).items()
-            ),
-            default=0.0,
-        ),
+    if not jobs:
+        return 0.0
+    tails = tails_of(jobs)
+    chains = _Chains(
+        heads=heads_of(jobs),
+        rests=tuple(tail - job.seconds for tail, job in zip(tails, jobs, strict=True)),
     )
+    outward: dict[str, list[Job]] = defaultdict(list)
+    inward: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        outward[job.out_slot].append(job)
+        inward[job.in_slot].append(job)
+    groups: list[tuple[Sequence[Job], Callable[[Sequence[Job]], float]]] = [
+        (jobs, partial(_slots_needed, limits.cluster)),
+        *((each, partial(_slots_needed, limits.per_host_out)) for each in outward.values()),
+        *((each, partial(_slots_needed, limits.per_host_in)) for each in inward.values()),
+        *((users, partial(_lane_needed, lane, limits)) for lane, users in by_lane(jobs).items()),
+    ]
+    return max(max(tails), *(chains.around(members, needed) for members, needed in groups))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chains:
+    """What comes before and after each job at least, in seconds, by position."""
+
+    heads: Sequence[float]
+    rests: Sequence[float]
+
+    def around(self, jobs: Sequence[Job], needed: Callable[[Sequence[Job]], float]) -> float:
+        """The least time for jobs that share something, with what comes before and after.
+
+        Of those that cannot start before h, none does, so that h passes before the time that
+        they need; and when the last of them ends, the shortest of what waits for one is left.
+        """
+        late = sorted(jobs, key=lambda job: self.heads[job.position])
+        starts = sorted({self.heads[job.position] for job in jobs})
+        found, first = 0.0, 0
+        for head in starts:
+            while self.heads[late[first].position] < head:
+                first += 1
+            members = late[first:]
+            rest = min(self.rests[job.position] for job in members)
+            found = max(found, head + needed(members) + rest)
+        return found
+
+
+def _slots_needed(slots: int, jobs: Sequence[Job]) -> float:
+    return _slot_seconds([job.seconds for job in jobs], slots)
+
+
+def _lane_needed(lane: Lane, limits: Limits, users: Sequence[Job]) -> float:
+    return max(_lane_seconds(lane, users, limits), _places_seconds(lane, users))
 
 
 def _slot_seconds(seconds: Sequence[float], slots: int) -> float:
@@ -73,20 +115,41 @@ def _lane_seconds(lane: Lane, users: Sequence[Job], limits: Limits) -> float:
 
         Σ r[i]·(s[i] + b[i]/r[i]) ≤ B·T   and   Σ (s[i] + b[i]/r[i]) ≤ K·T.
 
-    Small grants waste little bandwidth but many slots. With Σ r·s · Σ b/r ≥ min(s)·(Σ√b)²
-    (Cauchy-Schwarz) both hold only if (B·T − Σb)·(K·T − Σs) ≥ min(s)·(Σ√b)²: T is at least the
-    larger root of that.
+    Small grants waste little bandwidth but many slots, and none is less than a migration must
+    have. The least T that both allow is had with r[i] = λ·√(b[i]/s[i]), kept within what it must
+    have and can use (Lagrange); λ is found by halving: with it the first sum grows and the second
+    falls.
     """
     budget = lane.budget_bytes_per_second
     slots = min(limits.cluster, max(limits.per_host_out, limits.per_host_in))
-    if lane.joins_sites:
+    if lane.is_shared:
         slots = limits.cluster
     total = sum(job.streamed_bytes for job in users)
-    roots = sum(math.sqrt(job.streamed_bytes) for job in users)
     idle = sum(job.idle_seconds for job in users)
-    least_idle = min(job.idle_seconds for job in users)
-    # B·K·T² − (B·Σs + K·Σb)·T + Σb·Σs − min(s)·(Σ√b)² = 0
-    linear = budget * idle + slots * total
-    constant = total * idle - least_idle * roots**2
-    discriminant = max(0.0, linear**2 - 4 * budget * slots * constant)
-    return (linear + math.sqrt(discriminant)) / (2 * budget * slots)
+
+    def needed(scale: float) -> tuple[float, float]:
+        """Seconds by bandwidth and by slots with grants of that scale."""
+        held = streaming = 0.0
+        for job in users:
+            shape = math.sqrt(job.streamed_bytes / job.idle_seconds)
+            grant = min(job.most, max(job.least, scale * shape))
+            held += grant * job.idle_seconds
+            streaming += job.streamed_bytes / grant
+        return (total + held) / budget, (idle + streaming) / slots
+
+    by_bandwidth, by_slots = needed(0.0)
+    if by_bandwidth >= by_slots:
+        return by_bandwidth
+    low, high = 0.0, 1.0
+    by_bandwidth, by_slots = needed(high)
+    while by_bandwidth < by_slots:
+        if high > LARGEST_SCALE:
+            return by_slots
+        low, high = high, 2 * high
+        by_bandwidth, by_slots = needed(high)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        by_bandwidth, by_slots = needed(middle)
+        low, high = (middle, high) if by_bandwidth < by_slots else (low, middle)
+    # The one sum grows and the other falls, so the least T is above the lesser of both at each end.
+    return max(min(needed(low)), min(needed(high)))

@@ -30,6 +30,8 @@ def commands_for(
     """Write down the virsh lines that carry out `migration`."""
     domain = _domain(vm)
     match migration.mode:
+        case Mode.COLD if migration.saved_to:
+            return tuple(_saved(migration, vm, source_uri, target_uri))
         case Mode.COLD:
             return tuple(_cold(vm, domain, source_uri, target_uri))
         case Mode.OFFLINE:
@@ -77,6 +79,24 @@ def _cold(vm: Vm, domain: str, source_uri: str, target_uri: str) -> Iterator[str
     if vm.autostart:
         yield _virsh(target_uri, "autostart", "--domain", domain)
     yield _virsh(source_uri, "undefine", "--domain", domain, "--keep-nvram")
+
+
+def _saved(migration: Migration, vm: Vm, source_uri: str, target_uri: str) -> Iterator[str]:
+    """The definition follows the memory: nobody can start it on the target from its disks."""
+    domain = _domain(vm)
+    folder = f"where both hosts have storage {migration.saved_to}"
+    image = f'"$SAVED"/{shlex.quote(domain)}.save'
+    dump = _virsh(source_uri, "dumpxml", "--domain", domain, "--inactive", "--security-info")
+    yield f': "${{SAVED:?the folder {folder}}}"'
+    if vm.autostart:
+        yield _virsh(source_uri, "autostart", "--domain", domain, "--disable")
+    yield f"{_virsh(source_uri, 'save', '--domain', domain, '--file')} {image}"
+    yield f"{_virsh(target_uri, 'restore', '--file')} {image}"
+    yield f"{dump} | {_virsh(target_uri, 'define', '/dev/stdin')}"
+    if vm.autostart:
+        yield _virsh(target_uri, "autostart", "--domain", domain)
+    yield _virsh(source_uri, "undefine", "--domain", domain, "--keep-nvram")
+    yield f"rm {image}"
 
 
 def _migrate(source_uri: str, target_uri: str, domain: str, options: list[str]) -> str:

@@ -241,7 +241,10 @@ def live(
 
 
 def live_for_certain(guest: Guest, line: Line, max_downtime_seconds: float) -> Estimate:
-    """What to expect of pre-copy, with `converges` and the band as if it wrote 10 % more."""
+    """What to expect of pre-copy, with `converges` and the band as if it wrote more.
+
+    By a tenth, or by as much as the measurement may be off.
+    """
     expected = live(guest, line, max_downtime_seconds)
     worse = live(more_active(guest), line, max_downtime_seconds)
     return replace(
@@ -269,8 +272,19 @@ def suspended(
 ) -> Estimate:
     """Pre-copy until waiting longer gains nothing, then the guest is paused for the rest.
 
-    The limit on bandwidth stays in force during that pause: V*/R + c.
+    The limit on bandwidth stays in force during that pause: V*/R + c. The bands are those of a
+    guest that writes more, as for `live_for_certain`.
     """
+    expected = _suspended(guest, line, max_downtime_seconds, law)
+    worse = _suspended(more_active(guest), line, max_downtime_seconds, law)
+    return replace(
+        expected,
+        duration_upper_seconds=max(expected.duration_upper_seconds, worse.duration_upper_seconds),
+        downtime_upper_seconds=max(expected.downtime_upper_seconds, worse.downtime_upper_seconds),
+    )
+
+
+def _suspended(guest: Guest, line: Line, max_downtime_seconds: float, law: DirtyLaw) -> Estimate:
     rate = line.memory_bytes_per_second
     course = precopy(guest, rate, max_downtime_seconds, law)
     if course.converges:
@@ -338,15 +352,17 @@ def post_copied(
 def cold() -> Estimate:
     """Shut down on the source, define, start on the target: down all the while.
 
-    Disks are on storage that both hosts reach, so nothing but the definition is transferred.
+    Disks are on storage that both hosts reach, so nothing but the definition is transferred. The
+    migration is over when the VM is started; that its services are back takes until it has booted.
     """
-    seconds = SHUTDOWN_SECONDS + DEFINE_SECONDS + BOOT_SECONDS
+    moved = SHUTDOWN_SECONDS + DEFINE_SECONDS
+    down = moved + BOOT_SECONDS
     safety = Safety()
     return Estimate(
-        duration_seconds=seconds,
-        duration_upper_seconds=safety.transfer_ratio * seconds,
-        downtime_seconds=seconds,
-        downtime_upper_seconds=safety.downtime_ratio * seconds,
+        duration_seconds=moved,
+        duration_upper_seconds=safety.transfer_ratio * moved,
+        downtime_seconds=down,
+        downtime_upper_seconds=safety.downtime_ratio * down,
         transfer_bytes=0.0,
         confidence=Confidence.LOW,
     )

@@ -103,6 +103,15 @@ def tails_of(jobs: Sequence[Job]) -> tuple[float, ...]:
     return tuple(tails)
 
 
+def heads_of(jobs: Sequence[Job]) -> tuple[float, ...]:
+    """Seconds from the start of everything to the earliest start of each job."""
+    heads = [0.0] * len(jobs)
+    for job in jobs:
+        for other in job.ordered.depends_on:
+            heads[job.position] = max(heads[job.position], heads[other] + jobs[other].seconds)
+    return tuple(heads)
+
+
 def by_lane(jobs: Iterable[Job]) -> Mapping[Lane, tuple[Job, ...]]:
     """The jobs that need bandwidth on each lane."""
     users: dict[Lane, list[Job]] = defaultdict(list)

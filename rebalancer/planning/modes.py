@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from rebalancer.cluster.inventory import Mode, Vm, VmState
 from rebalancer.cluster.policy import MigrationPermissions
-from rebalancer.planning import cost
+from rebalancer.planning import cost, saving
 from rebalancer.planning.cost import Estimate
 from rebalancer.planning.guest import Guest, guest_of, more_active
 from rebalancer.planning.habits import DOWNTIME_SAFETY
@@ -51,6 +51,9 @@ class Choice:
     """The longest pause that is allowed."""
     alone: bool = False
     """It needs its path for itself."""
+    saved_to: str = ""
+    """Cold: the storage through which its memory goes; empty: it is shut down."""
+    save_bytes_per_second: float = 0.0
 
     @property
     def transfers(self) -> bool:
@@ -65,6 +68,8 @@ class Choice:
 
     def estimate(self, bytes_per_second: float) -> Estimate:
         """Predict the migration with so much bandwidth."""
+        if self.saved_to:
+            return saving.saved(guest_of(self.vm), self.save_bytes_per_second)
         return _estimate(self.vm, self.path, self.mode, bytes_per_second, self.limit_seconds)
 
 
@@ -88,6 +93,8 @@ class _Trial:
     """Why it will not do, whatever is permitted."""
     needs: tuple[str, ...] = ()
     """What would have to be permitted; `THIS_MODE` in it stands for the mode."""
+    saved_to: str = ""
+    """The storage through which memory would go."""
 
     @property
     def will_do(self) -> bool:
@@ -105,13 +112,26 @@ def choose(vm: Vm, path: Path, permissions: MigrationPermissions) -> Choice | Re
     return Refusal(reasons=tuple(_refusal(trials)))
 
 
-def _mildest_first(trials: tuple[_Trial, ...]) -> Iterator[_Trial]:
-    """The ladder, but of suspend and cold the one with the shorter outage comes first."""
-    outage = {trial.mode: trial.estimate.downtime_seconds for trial in trials}
-    rank = {mode: rank for rank, mode in enumerate((Mode.OFFLINE, *LADDER))}
-    if outage.get(Mode.COLD, 0.0) < outage.get(Mode.SUSPEND, 0.0):
-        rank[Mode.COLD], rank[Mode.SUSPEND] = rank[Mode.SUSPEND], rank[Mode.COLD]
-    yield from sorted(trials, key=lambda trial: rank[trial.mode])
+def _mildest_first(trials: tuple[_Trial, ...]) -> list[_Trial]:
+    """The ladder, but of suspend and cold what has the shorter outage comes first."""
+    ladder = (Mode.OFFLINE, *LADDER)
+    suspended = [t.estimate.downtime_seconds for t in trials if t.mode is Mode.SUSPEND]
+    cold = [trial for trial in trials if trial.mode is Mode.COLD]
+    sooner = [t for t in cold if suspended and t.estimate.downtime_seconds < suspended[0]]
+
+    def rank(trial: _Trial) -> tuple[float, float]:
+        if trial in sooner:
+            return ladder.index(Mode.SUSPEND), _harshness(trial)
+        if trial.mode is Mode.SUSPEND and sooner:
+            return ladder.index(Mode.COLD) - 0.5, 0.0
+        return ladder.index(trial.mode), _harshness(trial)
+
+    return sorted(trials, key=rank)
+
+
+def _harshness(trial: _Trial) -> float:
+    """A guest that is saved keeps its memory, which is worth some seconds more."""
+    return trial.estimate.downtime_seconds / (saving.WORTH_RATIO if trial.saved_to else 1.0)
 
 
 def _trials(vm: Vm, path: Path, permissions: MigrationPermissions) -> Iterator[_Trial]:
@@ -126,6 +146,16 @@ def _trials(vm: Vm, path: Path, permissions: MigrationPermissions) -> Iterator[_
             limit_seconds=limit,
             hopeless=hopeless,
             needs=() if hopeless else tuple(_needs(vm, mode, estimate, limit, permissions)),
+        )
+    if storage := saving.storage_for(vm, path, permissions):
+        limit = _limit_seconds(Mode.COLD, vm, permissions)
+        estimate = saving.saved(guest_of(vm), permissions.save_bytes_per_second)
+        yield _Trial(
+            mode=Mode.COLD,
+            estimate=estimate,
+            limit_seconds=limit,
+            needs=tuple(_needs(vm, Mode.COLD, estimate, limit, permissions)),
+            saved_to=storage,
         )
 
 
@@ -213,7 +243,7 @@ def _no_bandwidth(path: Path) -> str:
 def _refusal(trials: tuple[_Trial, ...]) -> Iterator[str]:
     modes: dict[tuple[str | None, tuple[str, ...]], list[Mode]] = defaultdict(list)
     for trial in trials:
-        if not trial.will_do:
+        if not trial.will_do and trial.mode not in modes[trial.hopeless, trial.needs]:
             modes[trial.hopeless, trial.needs].append(trial.mode)
     for (hopeless, needs), alike in modes.items():
         yield f"{_listed(alike)}: {hopeless}" if hopeless else _would_need(alike, needs)
@@ -261,6 +291,8 @@ def _choice(vm: Vm, path: Path, trial: _Trial, permissions: MigrationPermissions
         least_bytes_per_second=least,
         most_bytes_per_second=most,
         limit_seconds=trial.limit_seconds,
+        saved_to=trial.saved_to,
+        save_bytes_per_second=permissions.save_bytes_per_second if trial.saved_to else 0.0,
         alone=most > 0
         and least == most > path.least_bytes_per_second
         and path.is_filled_with(most),
@@ -323,6 +355,14 @@ def reason_for(choice: Choice, bytes_per_second: float) -> str:
     estimate = choice.estimate(bytes_per_second)
     if choice.mode is Mode.OFFLINE:
         return f"it is {choice.vm.state}, so only its definition moves"
+    if choice.saved_to:
+        memory = in_bytes(guest_of(choice.vm).memory_bytes)
+        rate = in_bytes_per_second(choice.save_bytes_per_second)
+        return (
+            f"no milder mode will do: its memory, {memory}, is written to {choice.saved_to} and "
+            f"read back at {rate}, a pause of about {in_seconds(estimate.downtime_seconds)}; it "
+            "does not boot anew"
+        )
     if choice.mode is Mode.COLD:
         return (
             f"no milder mode will do: shut down, defined and started again, about "

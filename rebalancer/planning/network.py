@@ -1,8 +1,8 @@
 """The lanes that migrations travel on, and what they may use of each.
 
-A lane is one direction of one link: a host's NIC outwards or inwards, or the network between
-two sites one way. Nobody measured here: capacities are those of the snapshot, times the share
-that the policy leaves to migrations.
+A lane is one direction of one link: a host's NIC outwards or inwards, a rack's uplink, or the
+network between two sites one way. Nobody measured here: capacities are those of the snapshot,
+times the share that the policy leaves to migrations.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Lane:
     """One direction of one link."""
 
     name: str
-    """Unique: `h1 out`, `h2 in`, `wan-tokyo-osaka from tokyo`."""
+    """Unique: `h1 out`, `h2 in`, `rack r1 up`, `wan-tokyo-osaka from tokyo`."""
     budget_bytes_per_second: float
     """What all migrations together may use of it."""
     capacity_bytes_per_second: float
-    joins_sites: bool = False
-    """It is not one host's: migrations of all hosts of a site take it."""
+    is_shared: bool = False
+    """It is not one host's: migrations of all hosts of a rack or site take it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +98,14 @@ class Network:
             self._lane(f"{source.id} out", source.nic_bytes_per_second),
             self._lane(f"{target.id} in", target.nic_bytes_per_second),
         ]
+        up, down = self._snapshot.uplinks_between(source, target)
         lanes += [
-            self._lane(f"{link.name} from {source.site}", link.bytes_per_second, joins_sites=True)
+            self._lane(f"rack {rack.name} {way}", rack.uplink_bytes_per_second, is_shared=True)
+            for rack, way in ((up, "up"), (down, "down"))
+            if rack is not None
+        ]
+        lanes += [
+            self._lane(f"{link.name} from {source.site}", link.bytes_per_second, is_shared=True)
             for link in self._snapshot.links_between(source, target)
         ]
         round_trip = self._round_trip_seconds(source.site, target.site)
@@ -115,12 +121,12 @@ class Network:
             habits=self._calibration.of(source.id, target.id),
         )
 
-    def _lane(self, name: str, bytes_per_second: float, joins_sites: bool = False) -> Lane:
+    def _lane(self, name: str, bytes_per_second: float, is_shared: bool = False) -> Lane:
         return Lane(
             name=name,
             budget_bytes_per_second=self._share * bytes_per_second,
             capacity_bytes_per_second=bytes_per_second,
-            joins_sites=joins_sites,
+            is_shared=is_shared,
         )
 
     def _round_trip_seconds(self, one_site: str | None, other_site: str | None) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rebalancer.cluster.demand import Demand
@@ -20,6 +20,7 @@ from rebalancer.cluster.policy import Policy
 from rebalancer.planning.commands import commands_for, uri_of
 from rebalancer.planning.deadline import latest_ends, prove
 from rebalancer.planning.habits import Calibration
+from rebalancer.planning.hours import not_in_hours
 from rebalancer.planning.jobs import RANK, handover_seconds
 from rebalancer.planning.modes import reason_for
 from rebalancer.planning.order import Ordered
@@ -48,14 +49,22 @@ def make_plan(
     """Plan the migrations that lead from `snapshot` to `placement`.
 
     A VM that cannot be moved, or not in a permitted way, or not without breaking a limit on
-    the way, is left where it is and listed with every reason; the others move all the same.
+    the way, is left where it is and listed with every reason; the others move all the same. So
+    is one that can wait and would not be over before a maintenance window closes.
     `uris` are where the hosts' hypervisors are reached, for the commands that are printed.
     `calibration` is what earlier migrations taught about these hosts.
     With a deadline the verdict is `BLOCKED` unless even the upper ends of all bands are before it.
     """
-    router = Router(snapshot, demand, policy, placement, calibration or Calibration())
-    order, unmoved, violations_after = router.order()
-    table = schedule(order.moves, policy.limits, handover_seconds(snapshot))
+    late: dict[VmId, str] = {}
+    while True:
+        wanted = _without(snapshot, placement, late)
+        router = Router(snapshot, demand, policy, wanted, calibration or Calibration())
+        order, unmoved, violations_after = router.order()
+        table = schedule(order.moves, policy.limits, handover_seconds(snapshot))
+        if not (more := not_in_hours(order.moves, table.slots, policy.migration, created_at)):
+            break
+        late |= more
+    unmoved += [Unmoved(vm=vm, reasons=(why,), waits_for_window=True) for vm, why in late.items()]
     migrations = _migrations(order.moves, table)
     moved = {migration.vm: migration.target for migration in migrations}
     stay = _merged(snapshot, [*placement.unmoved, *unmoved])
@@ -92,13 +101,27 @@ def make_plan(
     )
 
 
+def _without(snapshot: Snapshot, placement: Placement, vms: Collection[VmId]) -> Placement:
+    """The same placement with some VMs left where they are."""
+    stay = {vm: snapshot.assignment[vm] for vm in vms}
+    return replace(placement, assignment={**placement.assignment, **stay}) if vms else placement
+
+
 def _merged(snapshot: Snapshot, unmoved: Iterable[Unmoved]) -> tuple[Unmoved, ...]:
     """One entry for each VM, with its name and all its reasons."""
     reasons: dict[VmId, dict[str, None]] = {}
+    held: set[VmId] = set()
     for each in unmoved:
         reasons.setdefault(each.vm, {}).update(dict.fromkeys(each.reasons))
+        if not each.waits_for_window:
+            held.add(each.vm)
     return tuple(
-        Unmoved(vm=vm, vm_name=snapshot.vm_by_id[vm].name, reasons=tuple(found))
+        Unmoved(
+            vm=vm,
+            vm_name=snapshot.vm_by_id[vm].name,
+            reasons=tuple(found),
+            waits_for_window=vm not in held,
+        )
         for vm, found in reasons.items()
     )
 
@@ -161,6 +184,7 @@ def _migration(ordered: Ordered, slot: Slot, name: str, depends_on: tuple[str, .
         bytes_per_second=slot.bytes_per_second,
         max_downtime_seconds=move.choice.max_downtime_seconds(slot.bytes_per_second),
         memory_bytes=move.vm.memory_bytes,
+        saved_to=move.choice.saved_to,
         predicted=Prediction(
             start_seconds=slot.start_seconds,
             duration_seconds=estimate.duration_seconds,

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rebalancer.planning.jobs import Job, by_lane, tails_of
+from rebalancer.planning.network import whole_mib
 from rebalancer.planning.timeline import Sharing, Slot
 
 BOTTLENECK_RATIO = 1.5
 """A lane is the bottleneck of a path if it is so much busier than the path's other lanes."""
+
+LONG_PARTS = 8
+"""A migration that takes more than this part of everything together is a long one."""
 
 NOISE = (0.7, 1.3)
 """So far a mixture may be off, so that no two are the same."""
@@ -58,7 +62,7 @@ class Preferences:
         }
         self._traits = _traits(jobs, self._load)
         self._terms = [
-            [_terms(job, self._load, sharing, bound_seconds) for job in jobs] for sharing in Sharing
+            [_terms(job, self._load, way, bound_seconds) for job in jobs] for way in _WAYS
         ]
 
     def usual(self) -> Iterator[Preference]:
@@ -191,18 +195,38 @@ def _never_full(job: Job) -> frozenset[str]:
     )
 
 
-def _terms(job: Job, load: Mapping[str, float], sharing: Sharing, bound_seconds: float) -> _Terms:
+class _Way(NamedTuple):
+    """A way to share lanes."""
+
+    sharing: Sharing
+    long_ones_in_halves: bool = False
+    """Long migrations share with one other at most."""
+
+
+_WAYS = (
+    *map(_Way, Sharing),
+    _Way(Sharing.ON_BOTTLENECKS, long_ones_in_halves=True),
+    _Way(Sharing.ALWAYS, long_ones_in_halves=True),
+)
+
+
+def _terms(job: Job, load: Mapping[str, float], way: _Way, bound_seconds: float) -> _Terms:
     """On which lanes a job may start while another one uses them, and with how much.
 
     One that takes half as long as everything together shares only what it cannot fill: with half
-    of its bandwidth the schedule would be longer for it alone.
+    of its bandwidth the schedule would be longer for it alone. One that takes a good part of it
+    had often better share with one other at most: it keeps what it is granted to its end, however
+    soon the others are done.
     """
+    sharing = way.sharing
     never_full = _never_full(job)
     if sharing is Sharing.NEVER or 2 * job.seconds > bound_seconds:
         return _Terms(sharable=never_full, least=job.most)
     lanes = [lane.name for lane in job.lanes]
     shared = frozenset(lanes) if sharing is Sharing.ALWAYS else _bottleneck(lanes, load)
-    return _Terms(sharable=never_full | shared, least=job.least)
+    is_long = way.long_ones_in_halves and LONG_PARTS * job.seconds > bound_seconds
+    least = max(job.least, whole_mib(job.most / 2)) if is_long else job.least
+    return _Terms(sharable=never_full | shared, least=least)
 
 
 def _bottleneck(lanes: Sequence[str], load: Mapping[str, float]) -> frozenset[str]:

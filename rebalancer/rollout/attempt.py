@@ -16,19 +16,25 @@ from rebalancer.rollout.driver import (
     Abort,
     Command,
     CopyDefinition,
+    DiscardImage,
     DomainView,
+    EndStaleCopy,
     Migrate,
     MoveDefinition,
     Pause,
+    Restore,
     Resume,
+    Save,
     SetAutostart,
     SetBandwidth,
     SetMaxDowntime,
     ShutDown,
     Start,
+    StateReason,
     SwitchToPostCopy,
     Undefine,
 )
+from rebalancer.rollout.stale import StaleProof
 
 VAGUE_CODES = frozenset({1, 5, 38, 39})
 """libvirt's numbers for errors that a lost connection brings, among others: INTERNAL_ERROR,
@@ -77,6 +83,14 @@ class Attempt:
     waited for it died. It may still have an effect."""
     stale_on_source: bool = False
     """Two copies ran, and we paused the source's, which must never run again."""
+    stale_proof: StaleProof | None = None
+    """What the journal has of an earlier process that proves the source's copy to be the older."""
+    may_end_stale: bool = False
+    """The operator has seen the proof, and wants that copy to be ended."""
+    issued_before: int = 0
+    """How many of the commands in `issued` an earlier process had journalled."""
+    image_is_gone: bool = False
+    """The file with the guest's memory was deleted."""
     is_error_vague: bool = False
     """The last error may only mean that the connection broke: what was asked may go on."""
     error: str = ""
@@ -106,6 +120,11 @@ class Attempt:
         return sum(1 for c in self.issued if isinstance(c, kind) and host in (None, _host_of(c)))
 
     @property
+    def image(self) -> Save | None:
+        """The command that wrote the guest's memory to a file, if there was one."""
+        return next((c for c in reversed(self.issued) if isinstance(c, Save)), None)
+
+    @property
     def paused_by_us(self) -> bool:
         """Whether the last thing we asked of the source's CPUs was to stand still."""
         asked = [c for c in self.issued if isinstance(c, Pause | Resume) and c.host == self.source]
@@ -133,12 +152,19 @@ _CHANGING: Mapping[str, type[Any]] = {
         SetBandwidth,
         SwitchToPostCopy,
         ShutDown,
+        Save,
+        Restore,
+        DiscardImage,
         CopyDefinition,
         Start,
         Undefine,
+        EndStaleCopy,
         SetAutostart,
     )
 }
+
+
+_REASONS = frozenset({"stale_reason", "kept_reason"})
 
 
 def command_to_json(command: Command) -> dict[str, Any]:
@@ -148,7 +174,11 @@ def command_to_json(command: Command) -> dict[str, Any]:
 
 def command_from_json(written: Mapping[str, Any]) -> Command:
     """Read a changing command back from the journal."""
-    fields = {name: value for name, value in written.items() if name != "do"}
+    fields = {
+        name: StateReason(value) if name in _REASONS else value
+        for name, value in written.items()
+        if name != "do"
+    }
     command: Command = _CHANGING[written["do"]](**fields)
     return command
 

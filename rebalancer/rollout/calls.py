@@ -19,8 +19,8 @@ from rebalancer.rollout.driver import (
     Unreachable,
 )
 
-OPERATION_INVALID = 55
-"""libvirt's number for what makes no sense in the state that a domain is in."""
+NO_DOMAIN, OPERATION_INVALID = 42, 55
+"""libvirt's numbers for a domain that is not there, and for what makes no sense in its state."""
 
 
 class RefusedError(Exception):

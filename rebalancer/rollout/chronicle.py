@@ -21,10 +21,13 @@ from rebalancer.rollout.attempt import (
 from rebalancer.rollout.driver import (
     Command,
     CopyDefinition,
+    DiscardImage,
     Failed,
     Migrate,
     MoveDefinition,
+    Restore,
     Returned,
+    Save,
     ShutDown,
     Sighting,
     Start,
@@ -45,7 +48,9 @@ from rebalancer.rollout.records import (
     sighting_to_json,
     state_entry,
 )
-from rebalancer.rollout.steps import TRANSITIONS, outcome_of
+from rebalancer.rollout.stages import outcome_of
+from rebalancer.rollout.stale import proof_in
+from rebalancer.rollout.steps import TRANSITIONS
 from rebalancer.rollout.track import Track, Turn
 
 
@@ -160,7 +165,10 @@ def attempt_from(migration: Migration, records: Sequence[Record]) -> Attempt | N
         migration=migration,
         before=before_from_json(intents[0].payload["before"]),
         issued=tuple(command_from_json(record.payload["command"]) for record in intents),
+        issued_before=len(intents),
+        stale_proof=proof_in(migration, records),
         open_call=_has_open_call(records),
+        image_is_gone=_is_image_gone(records),
         stale_on_source=any(record.payload["stale_on_source"] for record in intents),
         error=_last_error(records),
         is_error_vague=_is_last_error_vague(records),
@@ -168,7 +176,8 @@ def attempt_from(migration: Migration, records: Sequence[Record]) -> Attempt | N
 
 
 _MOVING = frozenset(
-    kind.__name__ for kind in (Migrate, MoveDefinition, ShutDown, CopyDefinition, Start)
+    kind.__name__
+    for kind in (Migrate, MoveDefinition, ShutDown, Save, Restore, CopyDefinition, Start)
 )
 
 
@@ -179,8 +188,20 @@ def _has_open_call(records: Sequence[Record]) -> bool:
         if record.kind is RecordKind.INTENT and record.payload["command"]["do"] in _MOVING:
             is_open = True
         elif record.kind is RecordKind.OBSERVED and record.payload["to"] in _MOVING:
-            is_open = bool(record.payload.get("timed_out"))
+            is_save_vague = record.payload["to"] == Save.__name__ and (
+                record.payload.get("code") in VAGUE_CODES
+            )
+            is_open = bool(record.payload.get("timed_out")) or is_save_vague
     return is_open
+
+
+def _is_image_gone(records: Sequence[Record]) -> bool:
+    return any(
+        record.kind is RecordKind.OBSERVED
+        and record.payload["to"] == DiscardImage.__name__
+        and "returned" in record.payload
+        for record in records
+    )
 
 
 def _is_last_error_vague(records: Sequence[Record]) -> bool:

@@ -1,5 +1,7 @@
 """Cold moves: shut down, define on the target, start there; on any failure start it again here.
 
+(Those that save the guest's memory instead are in `saved`.)
+
 The order is the safety: the guest is seen shut off before it is defined a second time, seen
 active nowhere before it is started, seen running before its old definition goes. A guest that
 ignores the request to shut down is never destroyed.
@@ -11,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout import finish
+from rebalancer.rollout import finish, saved
 from rebalancer.rollout.driver import (
     Absent,
     CopyDefinition,
@@ -29,13 +31,17 @@ from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
 
 
 def begin(track: Track) -> Turn:
-    """Ask the guest to shut down."""
+    """Ask the guest to shut down, or save it."""
+    if track.migration.saved_to:
+        return saved.begin(track)
     return Turn(track=track).issuing(ShutDown(vm=track.migration.vm, host=track.migration.source))
 
 
 def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) -> Turn:
     """Take the next step, or let `finish` find out what became of the last one."""
     migration = track.migration
+    if migration.saved_to:
+        return saved.on_reply(track, heard, around, now)
     match heard.command, heard.reply:
         case ShutDown(), Failed(timed_out=False) as reply:
             return finish.enter(track, reply, now)
@@ -60,6 +66,8 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
 
 def on_time(track: Track, around: Surroundings, now: datetime) -> Turn:
     """Look whether the guest is down: at the source first, everywhere before it is started."""
+    if track.migration.saved_to:
+        return saved.on_time(track, around, now)
     if track.awaiting or track.state is not MigrationState.TRANSFER or not track.is_due(now):
         return Turn(track=track)
     migration = track.migration

@@ -18,6 +18,9 @@ from rebalancer.cluster.inventory import HostId, VmId, VmState
 
 Ticket = NewType("Ticket", int)
 
+IMAGE_FOLDER = "rebalancer-saved"
+"""The folder on shared storage in which guests' saved memories are kept."""
+
 
 class Clock(Protocol):
     """Time as the rollout knows it: real, or the simulation's."""
@@ -126,6 +129,48 @@ class ShutDown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Save:
+    """Stop the guest and write its memory to a file on shared storage; `host` then has it off.
+
+    Returns when it is written: minutes, possibly.
+    """
+
+    changes: ClassVar[bool] = True
+    vm: VmId
+    host: HostId
+    storage: str
+    """What hosts call the storage."""
+    file: str
+    """The name of the file there, which no other save has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """Read the memory back that `Save` wrote; the guest is active on `host` then, and stands still.
+
+    Whoever issues it has seen that the VM is active nowhere. As its CPUs do not run, that can be
+    done again; `Resume` is what can be done only once.
+    """
+
+    changes: ClassVar[bool] = True
+    vm: VmId
+    host: HostId
+    storage: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardImage:
+    """Delete the file that `Save` wrote; that it is gone already is as good."""
+
+    changes: ClassVar[bool] = True
+    vm: VmId
+    host: HostId
+    storage: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyDefinition:
     """Define the VM on `target` as it is defined on `host`, autostart off, not started."""
 
@@ -151,6 +196,26 @@ class Undefine:
     changes: ClassVar[bool] = True
     vm: VmId
     host: HostId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndStaleCopy:
+    """End the paused copy of `vm` on `host`, which is older than the one that runs on `keep`.
+
+    No other command ends a process. The driver looks at both hypervisors itself immediately
+    before, and refuses unless they say just what is said here: that copy is paused for
+    `stale_reason`, the other one runs for `kept_reason`, and no job is on either. Definitions
+    are not touched.
+    """
+
+    changes: ClassVar[bool] = True
+    vm: VmId
+    host: HostId
+    keep: HostId
+    stale_reason: StateReason
+    kept_reason: StateReason
+    proof: int
+    """The record of the journal that proves which copy is the older one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,9 +268,13 @@ type Command = (
     | SetBandwidth
     | SwitchToPostCopy
     | ShutDown
+    | Save
+    | Restore
+    | DiscardImage
     | CopyDefinition
     | Start
     | Undefine
+    | EndStaleCopy
     | SetAutostart
     | Look
     | ReadProgress
@@ -227,6 +296,8 @@ class StateReason(StrEnum):
     IO_ERROR = "I/O error"
     USER = "user"
     CRASHED = "crashed"
+    SAVED = "saved"
+    """Shut off: its memory was written to a file, and nobody started it since."""
     OTHER = "other"
 
 
@@ -235,8 +306,10 @@ class JobKind(StrEnum):
 
     MIGRATION_OUT = "migration out"
     MIGRATION_IN = "migration in"
+    SAVE = "save"
+    RESTORE = "restore"
     OTHER = "other"
-    """Somebody's save, dump, backup or snapshot: never ours to touch."""
+    """Somebody's dump, backup or snapshot: never ours to touch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.attempt import Attempt
-from rebalancer.rollout.driver import DomainView, Sighting
+from rebalancer.rollout.driver import IMAGE_FOLDER, DomainView, EndStaleCopy, Sighting, Start
 
 type UriOf = Callable[[HostId], str]
 
@@ -43,7 +43,7 @@ class Endings:
         """It is where it should be."""
         return Ended(
             state=MigrationState.COMPLETE,
-            text=f"{self.name} is on {self.attempt.target}{but}",
+            text=f"{self.name} is on {self.attempt.target}{self._stale_note()}{but}",
         )
 
     def failed_safe(self) -> Ended:
@@ -51,8 +51,16 @@ class Endings:
         still = "runs" if self.attempt.before.was_running else "is as before"
         return Ended(
             state=MigrationState.FAILED_SAFE,
-            text=f"{self.name} {still} on {self.attempt.source}. {self._error_note()}".rstrip(),
+            text=f"{self.name} {still} on {self.attempt.source}. {self._why_not_moved()}".rstrip(),
         )
+
+    def _why_not_moved(self) -> str:
+        attempt = self.attempt
+        again = attempt.has_issued(Start, attempt.source)
+        restarted = "It was shut down for the move and started again. " if again else ""
+        if attempt.error or not attempt.open_call:
+            return restarted + self._error_note()
+        return f"{restarted}Nobody saw how the call that moves it ended; nothing came of it"
 
     def paused_for_good(self, host: HostId, view: DomainView) -> Ended:
         """It ran before and stands still now, not because of us."""
@@ -80,6 +88,55 @@ class Endings:
             f"{self._error_note()}".rstrip(),
         )
 
+    def saved_and_down(self) -> Ended:
+        """Its memory is in a file, and nothing proves any more that it did not run since."""
+        source = self.attempt.source
+        return Ended(
+            state=MigrationState.FAILED_DOWN,
+            text=f"{self.name} was saved and runs nowhere now; {self._image()}. If you know that "
+            f"nobody has started it since, restore it on ONE host: virsh -c {self.uri_of(source)} "
+            f"restore PATH. Otherwise the file would ruin its disks: delete it, then "
+            f"{self.virsh(source, 'start')}. {self._error_note()}".rstrip(),
+        )
+
+    def down_and_image_spent(self) -> Ended:
+        """It ran on after it was saved, or was never saved, and runs nowhere now."""
+        down = self.down()
+        return Ended(
+            state=down.state,
+            text=f"{down.text} Never restore its saved memory, which is older than its disks; "
+            f"{self.image_left()}",
+        )
+
+    def loaded_too_late(self) -> Ended:
+        """Its saved memory was loaded, and it may have run elsewhere since it was saved."""
+        target = self.attempt.target
+        return Ended(
+            state=MigrationState.FAILED_DOWN,
+            text=f"{self.name} stands still on {target}, loaded from its saved memory, and may "
+            f"have run on {self.attempt.source} since. If it has not: "
+            f"{self.virsh(target, 'resume')}. If it has, that would ruin its disks: "
+            f"{self.virsh(target, 'destroy')}, and start it on ONE host; {self.image_left()}",
+        )
+
+    def not_resumed(self, host: HostId) -> Ended:
+        """Its memory is there, and its CPUs would not run."""
+        return Ended(
+            state=MigrationState.FAILED_DOWN,
+            text=f"{self.name} stands still on {host}, loaded from its saved memory: "
+            f"{self.virsh(host, 'resume')}. Once it has run never restore that memory again; "
+            f"{self.image_left()}. {self._error_note()}".rstrip(),
+        )
+
+    def image_left(self) -> str:
+        """Say which file is to be deleted."""
+        return f"{self._image()}: delete it once it runs"
+
+    def _image(self) -> str:
+        image = self.attempt.image
+        assert image is not None
+        return f"its memory is left in {IMAGE_FOLDER}/{image.file} on storage {image.storage}"
+
     def stale_copy_alone(self) -> Ended:
         """We paused the source's copy because the target ran, and now the target's is gone."""
         source = self.attempt.source
@@ -100,14 +157,33 @@ class Endings:
             "destroy it and run `rebalancer recover`"
         )
 
-    def stale_copy(self) -> Ended:
-        """The target owns it, and the source kept a copy that stands still."""
+    def stale_copy(self, *against: str) -> Ended:
+        """The target owns it, and the source kept a copy that stands still.
+
+        `against`: why that copy was not ended although the operator wanted it.
+        """
         source, target = self.attempt.source, self.attempt.target
         both = "both copies ran for a while; " if self.attempt.stale_on_source else ""
         return self.unknown(
             f"{both}it runs on {target}, and a stale copy of it stands still on {source}. Keep "
             f"the one on {target}; never resume the other. When you have seen that it works there: "
-            f"{self.virsh(source, 'destroy')} && {self.undefine(source)}"
+            f"{self._how_to_end(against)}{self.virsh(source, 'destroy')} && {self.undefine(source)}"
+        )
+
+    def _how_to_end(self, against: tuple[str, ...]) -> str:
+        if against:
+            return f"by hand, as `recover` does not end it ({'; '.join(against)}): "
+        return "`rebalancer recover --yes --end-stale-copies`, or by hand: "
+
+    def _stale_note(self) -> str:
+        """Tell of a copy that was ended; of two that ran for a while."""
+        if not self.attempt.has_issued(EndStaleCopy):
+            return ""
+        source, ran = self.attempt.source, self.attempt.stale_on_source
+        what = f"ran on {source} as well until it was paused" if ran else f"stood still on {source}"
+        return (
+            f"; the link broke just as it arrived: an older copy {what}, and was ended on the "
+            "operator's word"
         )
 
     def incoming_copy_left(self) -> Ended:

@@ -15,6 +15,7 @@ from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.attempt import VAGUE_CODES, Attempt
 from rebalancer.rollout.driver import (
     CopyDefinition,
+    DiscardImage,
     Failed,
     Look,
     Migrate,
@@ -23,6 +24,7 @@ from rebalancer.rollout.driver import (
     ReadProgress,
     ReadResult,
     Returned,
+    Save,
     ShutDown,
     Sighting,
     Start,
@@ -104,10 +106,14 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             return _decided(_settled(track, decision, now), decision, around, now)
         case ReadResult(), reply:
             return _end_with_result(track, reply, now)
-        case ((Migrate() | MoveDefinition()), reply):
+        case ((Migrate() | MoveDefinition() | Save()), reply):
             return enter(track, reply, now)  # given up, and it came back after all
         case (ReadProgress(), _):
             return Turn(track=track)
+        case DiscardImage(), Returned():
+            assert track.attempt is not None
+            gone = replace(track.attempt, image_is_gone=True)
+            return Turn(track=replace(track, settling=None, attempt=gone).later(now, 0))
         case command, reply:
             # Whatever was changed: only fresh looks count from here on.
             fresh = replace(track, settling=None)
@@ -203,7 +209,8 @@ def _is_overdue(track: Track, now: datetime) -> bool:
 def _repair(track: Track, repair: Repair, times: Times, now: datetime) -> Turn:
     attempt = track.attempt
     assert attempt is not None
-    if attempt.issued.count(repair.command) >= times.repairs:
+    # What an earlier process tried in vain may succeed now.
+    if attempt.issued[attempt.issued_before :].count(repair.command) >= times.repairs:
         return _end(track, repair.then, now)
     # Two running copies are paused at once, everything else waits until calls have settled.
     urgent = isinstance(repair.command, Pause)
@@ -260,7 +267,9 @@ def _patience_seconds(then: Ended, times: Times) -> float:
 
 
 def _backed_off(track: Track, times: Times, now: datetime) -> Track:
-    wait = min(times.look_seconds * 2.0**track.looks_in_vain, times.look_max_seconds)
+    may_have_split = track.attempt is not None and track.attempt.has_issued(Migrate)
+    longest = times.split_look_seconds if may_have_split else times.look_max_seconds
+    wait = min(times.look_seconds * 2.0**track.looks_in_vain, longest)
     more = replace(track, looks_in_vain=min(track.looks_in_vain + 1, 10))
     return more.later(now, wait)
 

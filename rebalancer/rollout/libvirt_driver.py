@@ -10,20 +10,24 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, assert_never
 
 from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.errors import RolloutError
+from rebalancer.rollout import libvirt_definitions as definitions
+from rebalancer.rollout import libvirt_images
 from rebalancer.rollout.background import Link, in_background
-from rebalancer.rollout.calls import OPERATION_INVALID, Call, LookCall, RefusedError
+from rebalancer.rollout.calls import NO_DOMAIN, OPERATION_INVALID, Call, LookCall, RefusedError
 from rebalancer.rollout.driver import (
     Abort,
     Absent,
     Clock,
     Command,
     CopyDefinition,
+    DiscardImage,
+    EndStaleCopy,
     HostView,
     JobKind,
     Look,
@@ -34,7 +38,9 @@ from rebalancer.rollout.driver import (
     ReadProgress,
     ReadResult,
     Reply,
+    Restore,
     Resume,
+    Save,
     SetAutostart,
     SetBandwidth,
     SetMaxDowntime,
@@ -46,10 +52,16 @@ from rebalancer.rollout.driver import (
     Undefine,
     Unreachable,
 )
+from rebalancer.rollout.libvirt_request import (
+    Request,
+    definition_request,
+    mib_per_second,
+    migration_request,
+    milliseconds,
+)
 from rebalancer.rollout.libvirt_states import job_of, progress_of, view_of
+from rebalancer.rollout.stale import why_not_end
 
-MIB = 1024 * 1024
-NO_DOMAIN = 42
 OPERATION_UNSUPPORTED = 84
 ONLY_ON_SOURCE = (OPERATION_INVALID, OPERATION_UNSUPPORTED)
 """Answers to who asks the target of a migration for its statistics; versions differ."""
@@ -67,6 +79,8 @@ class HostAddress:
     """By the other hosts' libvirtd, if that is another one; peer-to-peer migration uses it."""
     migration_uri: str | None = None
     """Where guests' memory is to be sent: `tcp://10.0.1.1`. `None`: libvirt chooses."""
+    storage: Mapping[str, str] = field(default_factory=dict)
+    """Where it has shared storage mounted, by what all hosts call that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +90,8 @@ class CallLimits:
     call_seconds: float = 60.0
     look_seconds: float = 20.0
     abort_seconds: float = 30.0
+    image_seconds: float = 1800.0
+    """To save a guest's memory, or to read it back."""
     migrate_seconds: float = 6 * 3600.0
     """Long after every deadline of a rollout: it would have aborted the job by then."""
 
@@ -154,6 +170,8 @@ class LibvirtDriver:
         match command:
             case Migrate() | MoveDefinition():
                 return self._limits.migrate_seconds
+            case Save() | Restore():
+                return self._limits.image_seconds
             case Abort():
                 return self._limits.abort_seconds
         return self._limits.call_seconds
@@ -245,10 +263,15 @@ class LibvirtDriver:
                 self._move_definition(command)
             case Abort():
                 self._abort(command)
-            case CopyDefinition():
-                self._copy_definition(command)
+            case CopyDefinition(host=host, target=target):
+                there = self._connection(target) if target != host else None
+                definitions.copy(self._libvirt, self._domain(host, command.vm), there)
             case Undefine():
-                self._undefine(command)
+                definitions.remove(self._libvirt, self._domain(command.host, command.vm))
+            case EndStaleCopy():
+                self._end_stale_copy(command)
+            case Save() | Restore() | DiscardImage():
+                self._handle_image(command)
             case ReadProgress():
                 return self._progress(command)
             case ReadResult():
@@ -278,13 +301,15 @@ class LibvirtDriver:
             case Resume():
                 domain.resume()
             case SetMaxDowntime(seconds=seconds):
-                domain.migrateSetMaxDowntime(_milliseconds(seconds))
+                domain.migrateSetMaxDowntime(milliseconds(seconds))
             case SetBandwidth(bytes_per_second=rate):
-                domain.migrateSetMaxSpeed(_mib_per_second(rate))
+                domain.migrateSetMaxSpeed(mib_per_second(rate))
             case SwitchToPostCopy():
                 domain.migrateStartPostCopy()
             case ShutDown():
-                self._refuse_if_bound(domain, "shutting it down to move it would be in vain")
+                definitions.refuse_if_bound(
+                    self._libvirt, domain, "shutting it down to move it would be in vain"
+                )
                 domain.shutdown()
             case Start():
                 if domain.hasManagedSaveImage():
@@ -296,48 +321,39 @@ class LibvirtDriver:
                 assert_never(command)
 
     def _migrate(self, command: Migrate) -> None:
-        lv = self._libvirt
-        flags = (
-            lv.VIR_MIGRATE_LIVE
-            | lv.VIR_MIGRATE_PEER2PEER
-            | lv.VIR_MIGRATE_ABORT_ON_ERROR
-            | (lv.VIR_MIGRATE_AUTO_CONVERGE if command.auto_converge else 0)
-            | (lv.VIR_MIGRATE_POSTCOPY if command.post_copy else 0)
-            | (lv.VIR_MIGRATE_TLS if self._tls else 0)
-            | (lv.VIR_MIGRATE_PARALLEL if self._parallel_connections else 0)
+        request = migration_request(
+            self._libvirt,
+            command,
+            tls=self._tls,
+            parallel_connections=self._parallel_connections,
+            migration_uri=self._address(command.target).migration_uri,
         )
-        if command.persistent:
-            flags |= lv.VIR_MIGRATE_PERSIST_DEST | lv.VIR_MIGRATE_UNDEFINE_SOURCE
-        speed = _mib_per_second(command.bytes_per_second)
-        parameters: dict[str, Any] = {lv.VIR_MIGRATE_PARAM_BANDWIDTH: speed}
-        if command.post_copy:
-            parameters[lv.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = speed
-        if self._parallel_connections:
-            parameters[lv.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = self._parallel_connections
-        if uri := self._address(command.target).migration_uri:
-            parameters[lv.VIR_MIGRATE_PARAM_URI] = uri
+        self._refuse_if_at_work(self._domain(command.host, command.vm))
         ended = threading.Event()
         in_background(f"set downtime of {command.vm}", partial(self._set_downtime, command, ended))
         try:
-            self._migrate_to(command, parameters, flags)
+            self._migrate_to(command, request)
         finally:
             ended.set()
 
-    def _migrate_to(
-        self, command: Migrate | MoveDefinition, parameters: Mapping[str, Any], flags: int
-    ) -> None:
+    def _refuse_if_at_work(self, domain: Any) -> None:  # noqa: ANN401
+        """Libvirt would let us wait for the other job, which would look like ours meanwhile."""
+        if job := job_of(domain.jobStats()):
+            raise RefusedError(f"another job runs on it ({job})")
+
+    def _migrate_to(self, command: Migrate | MoveDefinition, request: Request) -> None:
         """Make the long call, on a connection that nothing else uses."""
         target = self._address(command.target)
         connection = self._connect(command.host)
         try:
             domain = connection.lookupByUUIDString(command.vm)
-            domain.migrateToURI3(target.peer_uri or target.uri, dict(parameters), flags)
+            domain.migrateToURI3(target.peer_uri or target.uri, request.parameters, request.flags)
         finally:
             connection.close()
 
     def _set_downtime(self, command: Migrate, ended: threading.Event) -> None:
         """Set the longest pause as soon as there is a job to set it on."""
-        limit = _milliseconds(command.max_downtime_seconds)
+        limit = milliseconds(command.max_downtime_seconds)
         domain = self._domain(command.host, command.vm)
         while not ended.wait(0.2):
             try:
@@ -349,18 +365,13 @@ class LibvirtDriver:
                 return
 
     def _move_definition(self, command: MoveDefinition) -> None:
-        lv = self._libvirt
         domain = self._domain(command.host, command.vm)
         if domain.isActive():
             raise RefusedError("it runs, so more than its definition would have to move")
-        self._refuse_if_bound(domain, "its definition alone would be of no use elsewhere")
-        flags = (
-            lv.VIR_MIGRATE_OFFLINE
-            | lv.VIR_MIGRATE_PEER2PEER
-            | lv.VIR_MIGRATE_PERSIST_DEST
-            | lv.VIR_MIGRATE_UNDEFINE_SOURCE
+        definitions.refuse_if_bound(
+            self._libvirt, domain, "its definition alone would be of no use elsewhere"
         )
-        self._migrate_to(command, {}, flags)
+        self._migrate_to(command, definition_request(self._libvirt))
 
     def _abort(self, command: Abort) -> None:
         """Abort our job only: somebody else's backup is none of our business."""
@@ -373,56 +384,34 @@ class LibvirtDriver:
             raise RefusedError("it is in post-copy, where aborting would lose it")
         domain.abortJob()
 
-    def _copy_definition(self, command: CopyDefinition) -> None:
-        lv = self._libvirt
-        source = self._domain(command.host, command.vm)
-        target = self._connection(command.target)
-        if command.host != command.target:
-            self._refuse_if_bound(source, "its definition alone would be of no use elsewhere")
-            self._refuse_if_in_use(target, command.vm)
-        wanted = (
-            lv.VIR_DOMAIN_XML_SECURE | lv.VIR_DOMAIN_XML_INACTIVE | lv.VIR_DOMAIN_XML_MIGRATABLE
-        )
-        target.defineXML(source.XMLDesc(wanted))
-
-    def _refuse_if_in_use(self, connection: Any, vm: VmId) -> None:  # noqa: ANN401
-        """A running transient domain may be made persistent, a persistent one stays as it is."""
+    def _handle_image(self, command: Save | Restore | DiscardImage) -> None:
+        """Save, load or delete a guest's memory: long calls, on a connection of their own."""
+        if self._tls and isinstance(command, Save):
+            raise RefusedError("memory must be encrypted on its way, and to storage it is not")
+        folder = libvirt_images.image_folder(self._address(command.host).storage, command)
+        connection = self._connect(command.host)
         try:
-            there = connection.lookupByUUIDString(vm)
-        except self._libvirt.libvirtError as error:
-            if error.get_error_code() == NO_DOMAIN:
-                return
-            raise
-        if there.isActive() and there.isPersistent():
-            raise RefusedError("it is active on the target, with a definition of its own")
+            match command:
+                case Save():
+                    domain = connection.lookupByUUIDString(command.vm)
+                    definitions.refuse_if_bound(
+                        self._libvirt, domain, "its memory alone would be of no use elsewhere"
+                    )
+                    libvirt_images.save(self._libvirt, connection, domain, folder, command)
+                case Restore():
+                    libvirt_images.restore(self._libvirt, connection, folder, command)
+                case DiscardImage():
+                    libvirt_images.discard(self._libvirt, connection, folder, command)
+        finally:
+            connection.close()
 
-    def _undefine(self, command: Undefine) -> None:
-        lv = self._libvirt
+    def _end_stale_copy(self, command: EndStaleCopy) -> None:
+        """Destroy a paused process, after both hypervisors have said once more which it is."""
+        kept = self._domain_view(self._domain(command.keep, command.vm))
         domain = self._domain(command.host, command.vm)
-        if domain.isActive():
-            raise RefusedError("it is active there")
-        if domain.hasManagedSaveImage() or domain.snapshotNum():
-            raise RefusedError("a saved state or snapshots of it are there and would be lost")
-        xml = domain.XMLDesc(lv.VIR_DOMAIN_XML_INACTIVE)
-        flags = lv.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
-        if "<tpm" in xml:
-            flags |= lv.VIR_DOMAIN_UNDEFINE_KEEP_TPM
-        domain.undefineFlags(flags)
-
-    def _refuse_if_bound(self, domain: Any, why: str) -> None:  # noqa: ANN401
-        """Keep VMs with state in files of their host from being moved by their definition."""
-        bound = []
-        if domain.hasManagedSaveImage():
-            bound.append("a saved state")
-        if domain.snapshotNum():
-            bound.append("snapshots")
-        xml = domain.XMLDesc(self._libvirt.VIR_DOMAIN_XML_INACTIVE)
-        if "<nvram" in xml:
-            bound.append("UEFI variables (NVRAM)")
-        if "<tpm" in xml and "type='emulator'" in xml:
-            bound.append("an emulated TPM")
-        if bound:
-            raise RefusedError(f"it has {' and '.join(bound)} on its host; {why}")
+        if against := why_not_end(command, self._domain_view(domain), kept):
+            raise RefusedError("; ".join(against))
+        domain.destroy()
 
     def _progress(self, command: ReadProgress) -> TransferProgress | None:
         stats = self._domain(command.host, command.vm).jobStats()
@@ -432,15 +421,6 @@ class LibvirtDriver:
         completed = self._libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
         stats = self._domain(command.host, command.vm).jobStats(completed)
         return progress_of(stats) if stats.get("type", 0) else None
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
-
-
-def _mib_per_second(bytes_per_second: float) -> int:
-    """Round down, so that the grant is kept; never to 0, which libvirt takes for "no limit"."""
-    return max(1, int(bytes_per_second // MIB))
 
 
 def _import_libvirt() -> Any:  # noqa: ANN401

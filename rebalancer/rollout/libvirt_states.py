@@ -40,6 +40,7 @@ _REASONS: Mapping[tuple[VmState, int], StateReason] = {
     (VmState.SHUTOFF, 2): StateReason.USER,
     (VmState.SHUTOFF, 3): StateReason.CRASHED,
     (VmState.SHUTOFF, 4): StateReason.MIGRATED,
+    (VmState.SHUTOFF, 5): StateReason.SAVED,
 }
 
 _NO_JOB = frozenset({0, 3, 4, 5})
@@ -69,6 +70,10 @@ def job_of(stats: Mapping[str, Any]) -> JobKind | None:
     if stats.get("type", 0) in _NO_JOB:
         return None
     match stats.get("operation"):
+        case 2:
+            return JobKind.SAVE
+        case 3:
+            return JobKind.RESTORE
         case 5:
             return JobKind.MIGRATION_OUT
         case 4:

@@ -26,11 +26,13 @@ from rebalancer.rollout.driver import (
     TransferProgress,
 )
 from rebalancer.rollout.precopy import (
+    WORTH_RAISING,
     AllowDowntime,
     CallOff,
     Carry,
     PauseGuest,
     SwitchOver,
+    TakeBandwidth,
     Watch,
     judge,
 )
@@ -195,13 +197,18 @@ def _judged(track: Track, around: Surroundings, now: datetime) -> Turn:
     patient = replace(
         track.mandate, deadline_seconds=track.mandate.deadline_seconds / around.pace_ratio
     )
-    match judge(watch, patient, now):
+    match judge(watch, patient, now, _wider(track, around)):
         case Carry():
             return Turn(track=track)
         case AllowDowntime(seconds=seconds, why=why):
             eased = replace(watch, downtime_seconds=seconds, best_at=now)
             command = SetMaxDowntime(vm=vm, host=source, seconds=seconds)
             return _with_watch(track, eased).issuing(command).noting(why)
+        case TakeBandwidth(bytes_per_second=rate, why=why):
+            wider = replace(track, granted_bytes_per_second=rate, watch=watch.judged_anew(now))
+            faster = SetBandwidth(vm=vm, host=source, bytes_per_second=rate)
+            note = f"{why}; it goes on with {rate / 2**20:.0f} MiB/s, which others have left"
+            return Turn(track=wider).issuing(faster).noting(note)
         case PauseGuest(why=why):
             paused = replace(watch, paused_at=now)
             return _with_watch(track, paused).issuing(Pause(vm=vm, host=source)).noting(why)
@@ -211,6 +218,29 @@ def _judged(track: Track, around: Surroundings, now: datetime) -> Turn:
             return _with_watch(track, switched).issuing(command_).noting(why)
         case CallOff(why=why):
             return call_off(track, why, now)
+
+
+def is_stalled(track: Track) -> bool:
+    """Whether a transfer has found its floor, so that more bandwidth would help it."""
+    watch = track.watch
+    return (
+        track.state is MigrationState.TRANSFER
+        and track.awaits(Migrate)
+        and not track.called_off
+        and watch is not None
+        and watch.found_its_floor
+        and watch.paused_at is None
+        and not watch.switched
+    )
+
+
+def _wider(track: Track, around: Surroundings) -> float:
+    """What it could go on with, where that is worth a call and nobody wants it slow."""
+    granted, spare = track.granted_bytes_per_second, around.spare_bytes_per_second
+    if granted <= 0 or around.pace_ratio < 1 or track.awaits(SetBandwidth):
+        return 0.0
+    wider = (granted + spare) // LEAST_BYTES_PER_SECOND * LEAST_BYTES_PER_SECOND
+    return wider if wider >= WORTH_RAISING * granted else 0.0
 
 
 def _with_watch(track: Track, watch: Watch) -> Turn:

@@ -35,6 +35,14 @@ def objections(
     if migration.mode not in permissions.allow:
         allowed = ", ".join(sorted(permissions.allow)) or "none"
         yield f"the policy does not allow mode {migration.mode} (migration.allow: {allowed})"
+    if migration.saved_to and migration.mode is not Mode.COLD:
+        yield f"a migration in mode {migration.mode} saves nothing (saved_to)"
+    if migration.saved_to and migration.saved_to != permissions.save_to:
+        allowed = permissions.save_to or "none"
+        yield (
+            f"the policy does not let memory be saved to storage {migration.saved_to} "
+            f"(migration.save_to: {allowed})"
+        )
     if not uses_the_network(migration.mode):
         return
     limit = longest_pause_seconds(migration.mode, vm, permissions)

@@ -1,62 +1,25 @@
 """What was done to hosts' power: marks, and every line of how they came about.
 
-In the journal's database, in tables of its own, which are made where they are missing. A mark
-and its line are committed together, before the command that they announce is issued; and only
-by who holds the cluster's lock.
+A mark and its line are committed together, before the command that they announce is issued; and
+only by who holds the cluster's lock.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from rebalancer.cluster.inventory import HostId
-from rebalancer.errors import JournalError, LockHeldError
-from rebalancer.rollout import database, tables
-from rebalancer.rollout.driver import Clock
+from rebalancer.rollout import tables
+from rebalancer.rollout.journal_part import JournalPart
 from rebalancer.rollout.lease import Lease
 from rebalancer.rollout.power_steps import Phase, PowerMark, Size, Unneeded
-from rebalancer.rollout.rows import as_instant, as_text, holder_of
-
-_metadata = sa.MetaData()
-
-_marks = sa.Table(
-    "power_marks",
-    _metadata,
-    sa.Column("cluster", sa.String, primary_key=True),
-    sa.Column("host", sa.String, primary_key=True),
-    sa.Column("phase", sa.String, nullable=False),
-    sa.Column("since", sa.String, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("told", sa.Boolean, nullable=False),
-    sa.Column("size", sa.Text),
-)
-_records = sa.Table(
-    "power_records",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("cluster", sa.String, nullable=False, index=True),
-    sa.Column("host", sa.String, nullable=False),
-    sa.Column("at", sa.String, nullable=False),
-    sa.Column("owner", sa.String, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
-)
-_unneeded = sa.Table(
-    "power_unneeded",
-    _metadata,
-    sa.Column("cluster", sa.String, primary_key=True),
-    sa.Column("policy", sa.String, primary_key=True),
-    sa.Column("host", sa.String, primary_key=True),
-    sa.Column("cycles", sa.Integer, nullable=False),
-    sa.Column("at", sa.String, nullable=False),
-)
+from rebalancer.rollout.rows import as_instant, as_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,42 +32,14 @@ class PowerRecord:
     text: str
 
 
-class PowerJournal:
-    """The tables about power. Use it from one thread."""
-
-    def __init__(self, engine: sa.Engine, shown_url: str, clock: Clock) -> None:
-        self._engine = engine
-        self._shown_url = shown_url
-        self._clock = clock
-
-    @classmethod
-    def open(cls, url: str, clock: Clock) -> Self:
-        """Open it at the journal's SQLAlchemy URL, and make its tables if they are not there."""
-        try:
-            parsed = sa.make_url(url)
-            engine = database.connect(parsed)
-        except (SQLAlchemyError, ImportError, OSError) as error:
-            raise JournalError(f"cannot open the journal {url!r}: {error}") from error
-        journal = cls(engine, parsed.render_as_string(hide_password=True), clock)
-        try:
-            with journal._db(writes=True) as db:
-                tables.metadata.create_all(db)
-                _metadata.create_all(db)
-        except BaseException:
-            engine.dispose()
-            raise
-        return journal
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.dispose()
+class PowerJournal(JournalPart):
+    """The tables about power."""
 
     def marks(self, cluster: str) -> dict[HostId, PowerMark]:
         """Hosts that are not simply awake."""
-        query = sa.select(_marks).where(_marks.c.cluster == cluster).order_by(_marks.c.host)
-        with self._db() as db:
+        table = tables.power_marks
+        query = sa.select(table).where(table.c.cluster == cluster).order_by(table.c.host)
+        with self._reading() as db:
             return {HostId(row.host): _mark_from(row) for row in db.execute(query)}
 
     def keep(self, host: HostId, mark: PowerMark | None, text: str, lease: Lease) -> None:
@@ -112,17 +47,17 @@ class PowerJournal:
 
         Raises `LockHeldError` when the lock was lost: then nothing may be done any more.
         """
-        with self._db(writes=True) as db:
-            _check(db, lease, as_text(self._clock.now()))
-            here = sa.and_(_marks.c.cluster == lease.cluster, _marks.c.host == host)
-            db.execute(sa.delete(_marks).where(here))
+        table = tables.power_marks
+        with self._writing(lease) as db:
+            here = sa.and_(table.c.cluster == lease.cluster, table.c.host == host)
+            db.execute(sa.delete(table).where(here))
             if mark is not None:
-                db.execute(sa.insert(_marks).values(**_row_of(lease.cluster, mark)))
+                db.execute(sa.insert(table).values(**_row_of(lease.cluster, mark)))
             db.execute(
-                sa.insert(_records).values(
+                sa.insert(tables.power_records).values(
                     cluster=lease.cluster,
                     host=host,
-                    at=as_text(self._clock.now()),
+                    at=self._now(),
                     owner=str(lease.owner),
                     text=text,
                 )
@@ -130,18 +65,15 @@ class PowerJournal:
 
     def heartbeat(self, lease: Lease) -> None:
         """Show that the owner of the lock is alive. Raises `LockHeldError` if it lost it."""
-        with self._db(writes=True) as db:
-            _check(db, lease, as_text(self._clock.now()))
+        with self._writing(lease):
+            pass
 
     def records(self, cluster: str, limit: int = 50) -> tuple[PowerRecord, ...]:
         """The latest lines, newest first."""
-        query = (
-            sa.select(_records)
-            .where(_records.c.cluster == cluster)
-            .order_by(_records.c.id.desc())
-            .limit(limit)
-        )
-        with self._db() as db:
+        table = tables.power_records
+        here = sa.select(table).where(table.c.cluster == cluster)
+        query = here.order_by(table.c.id.desc()).limit(limit)
+        with self._reading() as db:
             return tuple(
                 PowerRecord(
                     host=HostId(row.host), at=as_instant(row.at), owner=row.owner, text=row.text
@@ -151,10 +83,9 @@ class PowerJournal:
 
     def unneeded(self, cluster: str, policy: str) -> dict[HostId, Unneeded]:
         """For how many cycles in a row a policy had no need of hosts."""
-        query = sa.select(_unneeded).where(
-            _unneeded.c.cluster == cluster, _unneeded.c.policy == policy
-        )
-        with self._db() as db:
+        table = tables.power_unneeded
+        query = sa.select(table).where(table.c.cluster == cluster, table.c.policy == policy)
+        with self._reading() as db:
             return {
                 HostId(row.host): Unneeded(cycles=row.cycles, at=as_instant(row.at))
                 for row in db.execute(query)
@@ -162,6 +93,7 @@ class PowerJournal:
 
     def keep_unneeded(self, cluster: str, policy: str, unneeded: Mapping[HostId, Unneeded]) -> None:
         """Write that down, in place of what was written before."""
+        table = tables.power_unneeded
         rows = [
             {
                 "cluster": cluster,
@@ -172,42 +104,11 @@ class PowerJournal:
             }
             for host, one in unneeded.items()
         ]
-        with self._db(writes=True) as db:
-            db.execute(
-                sa.delete(_unneeded).where(
-                    _unneeded.c.cluster == cluster, _unneeded.c.policy == policy
-                )
-            )
+        with self._writing() as db:
+            here = sa.and_(table.c.cluster == cluster, table.c.policy == policy)
+            db.execute(sa.delete(table).where(here))
             if rows:
-                db.execute(sa.insert(_unneeded), rows)
-
-    @contextmanager
-    def _db(self, *, writes: bool = False) -> Iterator[sa.Connection]:
-        """A transaction that is on disk when it ends."""
-        try:
-            with self._engine.connect() as plain:
-                db = plain.execution_options(writes=writes)
-                with db.begin():
-                    yield db
-        except SQLAlchemyError as error:
-            raise JournalError(f"journal {self._shown_url}: {database.advice(error)}") from error
-
-
-def _check(db: sa.Connection, lease: Lease, now: str) -> None:
-    """Let only the holder of the lock write, and renew it in the same transaction."""
-    row = tables.lease
-    renewed = db.execute(
-        sa.update(row)
-        .where(row.c.cluster == lease.cluster)
-        .where(row.c.token == lease.token, row.c.released.is_(False))
-        .values(heartbeat_at=now)
-    )
-    if renewed.rowcount != 1:
-        holder = holder_of(db, lease.cluster)
-        raise LockHeldError(
-            f"this process lost the lock on cluster {lease.cluster!r} "
-            f"({holder.owner if holder else 'nobody'} holds it now), so it switches nothing"
-        )
+                db.execute(sa.insert(table), rows)
 
 
 def _row_of(cluster: str, mark: PowerMark) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Scene:
     """Where this rollout's migrations took VMs since the observation."""
     in_flight: tuple[Migration, ...] = ()
     """Migrations under way; each counts on both of its hosts."""
+    arriving: Mapping[VmId, HostId] = field(default_factory=dict)
+    """Where migrations that others began take their VMs; those count on both hosts as well."""
     ahead: Mapping[VmId, HostId] = field(default_factory=dict)
     """Where the migrations that have not ended are to take their VMs at last."""
     leaving: frozenset[HostId] = frozenset()
@@ -154,7 +156,8 @@ def _where_it_is(migration: Migration, sighting: Sighting, source: HostView) -> 
 
 def _its_condition(migration: Migration, source: DomainView) -> Precheck | None:
     if source.job is not None:
-        who = "a migration" if source.job is not JobKind.OTHER else "another job (backup, save)"
+        migrating = source.job in (JobKind.MIGRATION_OUT, JobKind.MIGRATION_IN)
+        who = "a migration" if migrating else "another job (backup, save)"
         return Hold(why=f"{who} is running on it")
     if source.reason in (StateReason.POST_COPY, StateReason.POST_COPY_FAILED):
         return Hold(why="it is in the middle of a post-copy migration")
@@ -211,16 +214,29 @@ def _its_target(migration: Migration, scene: Scene) -> Precheck | None:
     permissions = scene.policy.migration if scene.policy else None
     if permissions and (against := next(objections(migration, vm, permissions), "")):
         return Drop(why=against)
-    obstacles = [*misfits(vm, source, target), *_owners_word(vm, migration.mode)]
+    obstacles = [
+        *misfits(vm, source, target),
+        *_owners_word(vm, migration),
+        *_out_of_reach(migration, source, target),
+    ]
     if obstacles:
         return Drop(why=f"it cannot go to {target.name}: {obstacles[0]}")
     return _room(vm, target, scene) or _rules(vm, target, scene)
 
 
-def _owners_word(vm: Vm, mode: Mode) -> Iterator[str]:
+def _out_of_reach(migration: Migration, source: Host, target: Host) -> Iterator[str]:
+    """Both hosts must have told that they reach the storage to which its memory is saved."""
+    for host in (source, target):
+        if migration.saved_to and migration.saved_to not in (host.storage or ()):
+            yield f"{host.name} does not reach storage {migration.saved_to}"
+
+
+def _owners_word(vm: Vm, migration: Migration) -> Iterator[str]:
+    mode = migration.mode
     if not vm.movable:
         yield "it is marked as not movable"
-    if mode not in (Mode.COLD, Mode.OFFLINE):
+    # What keeps memory from being sent keeps it from being saved.
+    if mode not in (Mode.COLD, Mode.OFFLINE) or migration.saved_to:
         yield from vm.blockers
     if vm.allowed_modes is not None and mode not in vm.allowed_modes:
         yield f"its owner does not allow mode {mode}"
@@ -233,9 +249,12 @@ def _room(vm: Vm, target: Host, scene: Scene) -> Precheck | None:
     overcommit = scene.policy.overcommit.memory if scene.policy else 1.0
     there = {v for v, host in scene.assignment().items() if host == target.id}
     there |= {other.vm for other in scene.in_flight if other.target == target.id}
+    there |= {other for other, host in scene.arriving.items() if host == target.id}
     there.discard(vm.id)
     vms = scene.snapshot.vm_by_id
-    arrived = [vms[v] for v in sorted(there) if v in vms and vms[v].is_active]
+    # One that is moved cold is off for a while, and needs its room at either end.
+    coming = {other.vm for other in scene.in_flight if other.mode is not Mode.OFFLINE}
+    arrived = [vms[v] for v in sorted(there) if v in vms and (vms[v].is_active or v in coming)]
     if text := _short_of(vm, arrived, target, scene):
         # Huge pages that an arrival has taken already are counted once more with it.
         arriving = any(other.target == target.id for other in scene.in_flight)
@@ -270,7 +289,7 @@ def _rules(vm: Vm, target: Host, scene: Scene) -> Precheck | None:
     for violation in broken:
         if vm.id in violation.vms:
             return Drop(why=f"it would break rule {violation.rule}: {violation.text}")
-    flying = {**now, **{other.vm: other.target for other in scene.in_flight}}
+    flying = {**now, **scene.arriving, **{other.vm: other.target for other in scene.in_flight}}
     # One at a time: a rule may forbid the move while others still are on their sources, too.
     for assignment in ({**now, vm.id: target.id}, {**flying, vm.id: target.id}):
         before = _hard(scene, {v: h for v, h in assignment.items() if v != vm.id})

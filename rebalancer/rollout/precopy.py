@@ -21,6 +21,10 @@ SHRINKS_BELOW = 0.96
 """A pass has to begin with less than this share of the best one so far to count as progress."""
 PASSES_WITHOUT_PROGRESS = 2
 """So many passes in a row without progress, and the transfer has found its floor."""
+DOWNTIME_MARGIN = 1.2
+"""The pause is raised to so many times what the last pass would have taken: passes differ."""
+WORTH_RAISING = 1.1
+"""Raises of less than a tenth are not worth a call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,10 @@ class Watch:
         """Whether passes have stopped getting smaller."""
         return self.passes_since_best >= PASSES_WITHOUT_PROGRESS
 
+    def judged_anew(self, now: datetime) -> Watch:
+        """Wait for new passes before the floor is believed in: something was changed."""
+        return replace(self, best_at=now, passes_since_best=0, best_pass_bytes=math.inf)
+
     def eta_seconds(self) -> float | None:
         """When the present pass is over, which is the end if the guest writes nothing more."""
         if not self.bytes_per_second or math.isinf(self.remaining_bytes):
@@ -148,6 +156,14 @@ class PauseGuest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeBandwidth:
+    """Go on with what other migrations have left of the links."""
+
+    bytes_per_second: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchOver:
     """Run on the target now, fetch the rest (post-copy)."""
 
@@ -161,11 +177,16 @@ class CallOff:
     why: str
 
 
-type Judgement = Carry | AllowDowntime | PauseGuest | SwitchOver | CallOff
+type Judgement = Carry | AllowDowntime | TakeBandwidth | PauseGuest | SwitchOver | CallOff
 
 
-def judge(watch: Watch, mandate: Mandate, now: datetime) -> Judgement:
-    """Decide what a transfer needs, within its mandate. The mildest help comes first."""
+def judge(
+    watch: Watch, mandate: Mandate, now: datetime, wider_bytes_per_second: float = 0.0
+) -> Judgement:
+    """Decide what a transfer needs, within its mandate. The mildest help comes first.
+
+    `wider_bytes_per_second` is what it may use from now on if it wants to; 0: no more than it has.
+    """
     if watch.switched:
         return Carry()
     if watch.paused_at is not None:
@@ -178,7 +199,7 @@ def judge(watch: Watch, mandate: Mandate, now: datetime) -> Judgement:
         late = f"after {elapsed_seconds:.0f} s it was not done"
         return _last_resort(watch, mandate, late)
     if watch.found_its_floor:
-        return _judge_stalled(watch, mandate, now)
+        return _judge_stalled(watch, mandate, now, wider_bytes_per_second)
     return Carry()
 
 
@@ -192,12 +213,16 @@ def _judge_paused(watch: Watch, paused_at: datetime, mandate: Mandate, now: date
     return CallOff(why=f"the guest has stood still for {stood:.0f} s and it is not done")
 
 
-def _judge_stalled(watch: Watch, mandate: Mandate, now: datetime) -> Judgement:
+def _judge_stalled(watch: Watch, mandate: Mandate, now: datetime, wider: float) -> Judgement:
     stall = f"passes no longer get smaller than {watch.best_pass_bytes:,.0f} bytes"
     if mandate.mode is Mode.POST_COPY:
-        return SwitchOver(why=stall)
+        return _switched_over(watch, mandate, stall)
     if mandate.mode is Mode.SUSPEND and _may_pause(watch, mandate):
         return PauseGuest(why=f"{stall}; the pause will be about {watch.pause_seconds:.1f} s")
+    if wider > 0 and mandate.mode is not Mode.SUSPEND:
+        return TakeBandwidth(bytes_per_second=wider, why=stall)
+    if (seconds := _raised_downtime(watch, mandate)) is not None:
+        return AllowDowntime(seconds=seconds, why=stall)
     if (now - watch.best_at).total_seconds() < mandate.stall_seconds:
         return Carry()
     if (
@@ -208,10 +233,25 @@ def _judge_stalled(watch: Watch, mandate: Mandate, now: datetime) -> Judgement:
     return _last_resort(watch, mandate, stall)
 
 
+def _raised_downtime(watch: Watch, mandate: Mandate) -> float | None:
+    """The pause that would end it now, where that is allowed and more than the present limit."""
+    wanted = min(DOWNTIME_MARGIN * watch.pause_seconds, mandate.max_downtime_seconds)
+    is_enough = watch.pause_seconds <= mandate.max_downtime_seconds
+    return wanted if is_enough and wanted >= WORTH_RAISING * watch.downtime_seconds else None
+
+
+def _switched_over(watch: Watch, mandate: Mandate, what: str) -> Judgement:
+    """Switch, unless the rest would take longer than anything may: then it is the network."""
+    if watch.pause_seconds > mandate.deadline_seconds:
+        rest = f"the rest would take {watch.pause_seconds:,.0f} s"
+        return CallOff(why=f"{what}; {rest}, for which no guest is made to wait for its memory")
+    return SwitchOver(why=what)
+
+
 def _last_resort(watch: Watch, mandate: Mandate, what: str) -> Judgement:
     pause = watch.pause_seconds
     if mandate.mode is Mode.POST_COPY and watch.iteration >= 0:
-        return SwitchOver(why=what)
+        return _switched_over(watch, mandate, what)
     if _may_pause(watch, mandate):
         return PauseGuest(why=f"{what}; the pause will be about {pause:.1f} s")
     if mandate.max_suspend_seconds is None:

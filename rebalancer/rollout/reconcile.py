@@ -13,8 +13,9 @@ ran on `source` and was to go to `target`:
     post-copy failed  any               -         look again; then unknown, with the way to resume
     running,          running,          -         pause the source's copy (it can be undone), then
       canceled          migrated                    unknown: two copies ran
-    paused            running,          -         unknown: the target owns it, a stale copy remains
-                        migrated
+    paused            running,          -         unknown: the target owns it, a stale copy remains;
+                        migrated                    ended if the operator wants that and the
+                                                    journal proves which copy is the older one
     running           paused            -         look again (the target gives up by itself)
     paused            paused            -         look again; then unknown
     running           running           -         unknown: split brain, nothing is touched
@@ -27,6 +28,8 @@ ran on `source` and was to go to `target`:
     not active        not active        active    skipped: somebody moved it there
     active            any               active    unknown: split brain
     not active        not active        -         failed-down; cold mode starts it on the source
+                                                    (or, where its memory was saved, reads that
+                                                    back: `saved_ends` has that mode's own rows)
 
 A decision to change something, or one that alarms people, has to be reached in two looks one
 after the other (`steps` sees to that): two hosts are never asked at quite the same instant.
@@ -38,16 +41,21 @@ from dataclasses import dataclass
 
 from rebalancer.cluster.inventory import HostId, Mode, VmState
 from rebalancer.cluster.plan import MigrationState
+from rebalancer.rollout import saved_ends
 from rebalancer.rollout.attempt import Attempt
+from rebalancer.rollout.decisions import (
+    Decision,
+    LookAgain,
+    Repair,
+    StillMoving,
+    when_all_answer,
+)
 from rebalancer.rollout.driver import (
     Absent,
-    Command,
     CopyDefinition,
     DomainView,
     HostView,
-    JobKind,
     MoveDefinition,
-    Pause,
     Resume,
     SetAutostart,
     ShutDown,
@@ -58,33 +66,7 @@ from rebalancer.rollout.driver import (
     Unreachable,
 )
 from rebalancer.rollout.endings import Ended, Endings, UriOf, default_uri
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StillMoving:
-    """A migration job runs; whoever started it, it is waited for."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookAgain:
-    """Too little is known now. If it stays like that for long, `then` is the end."""
-
-    text: str
-    then: Ended
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repair:
-    """What was seen proves that `command` is right. If it does not help, `then` is the end."""
-
-    command: Command
-    text: str
-    then: Ended
-
-
-type Decision = Ended | StillMoving | LookAgain | Repair
+from rebalancer.rollout.two_copies import active_on_both, moves, post_copy_broken
 
 
 def reconcile(attempt: Attempt, sighting: Sighting, uri_of: UriOf = default_uri) -> Decision:
@@ -124,6 +106,13 @@ class _Case:
     # The decision --------------------------------------------------------------------------
 
     def decide(self) -> Decision:
+        if self.attempt.image is None:
+            return self.by_table()
+        if special := saved_ends.decide(self.attempt, self.sighting, self.end):
+            return special
+        return saved_ends.tidied(self.attempt, self.by_table(), self.end)
+
+    def by_table(self) -> Decision:
         source, target = self.source, self.target
         if isinstance(source, Unreachable) or isinstance(target, Unreachable):
             return self.unreachable()
@@ -131,7 +120,7 @@ class _Case:
             return self.active_elsewhere(_active(source), _active(target))
         match _active(source), _active(target):
             case DomainView() as here, DomainView() as there:
-                return self.active_on_both(here, there)
+                return active_on_both(self.end, here, there)
             case DomainView() as here, None:
                 return self.active_on_source(here)
             case None, DomainView() as there:
@@ -161,7 +150,7 @@ class _Case:
     def active_elsewhere(self, source: DomainView | None, target: DomainView | None) -> Decision:
         others = ", ".join(self.elsewhere)
         views = [_view(self.sighting, host) for host in self.elsewhere]
-        if any(_moves(view) for view in (source, target, *views)):
+        if any(moves(view) for view in (source, target, *views)):
             return StillMoving(text=f"somebody else is migrating it, {others} takes part")
         if source or target or len(self.elsewhere) > 1:
             return self.end.split_brain()
@@ -170,33 +159,10 @@ class _Case:
             text=f"{self.name} is on {others}: somebody else moved it there meanwhile",
         )
 
-    def active_on_both(self, source: DomainView, target: DomainView) -> Decision:
-        reasons = (source.reason, target.reason)
-        if StateReason.POST_COPY_FAILED in reasons:
-            return self.post_copy_broken()
-        if StateReason.POST_COPY in reasons or _moves(source) or _moves(target):
-            return StillMoving(text="memory is being transferred")
-        arrived = target.state is VmState.RUNNING and target.reason is StateReason.MIGRATED
-        match source.state, target.state:
-            case VmState.RUNNING, VmState.RUNNING if (
-                arrived and source.reason is StateReason.MIGRATION_CANCELED
-            ):
-                return self.two_copies()
-            case VmState.PAUSED, VmState.RUNNING if arrived:
-                return self.end.stale_copy()
-            case VmState.RUNNING, VmState.RUNNING:
-                return self.end.split_brain()
-            case VmState.RUNNING, VmState.PAUSED:
-                return LookAgain(
-                    text=f"an incoming copy is still on {self.attempt.target}",
-                    then=self.end.incoming_copy_left(),
-                )
-        return LookAgain(text="it stands still on both hosts", then=self.end.paused_on_both())
-
     def active_on_source(self, source: DomainView) -> Decision:
         if source.reason is StateReason.POST_COPY_FAILED:
-            return self.post_copy_broken()
-        if source.reason is StateReason.POST_COPY or _moves(source):
+            return post_copy_broken(self.end)
+        if source.reason is StateReason.POST_COPY or moves(source):
             return StillMoving(text="the migration job still runs on the source")
         if source.state is not VmState.PAUSED or not self.attempt.before.was_running:
             return self.back_to_normal(source)
@@ -226,12 +192,13 @@ class _Case:
             left = (
                 f"; a definition is left on {attempt.target}: {self.end.undefine(attempt.target)}"
             )
-            return self.needs_everybody(
+            return when_all_answer(
+                self.sighting,
                 Repair(
                     command=Undefine(vm=attempt.vm, host=attempt.target),
                     text=f"the definition copied to {attempt.target} is removed again",
                     then=Ended(state=failed.state, text=failed.text + left),
-                )
+                ),
             )
         if attempt.before.autostart and not source.autostart and source.persistent:
             return Repair(
@@ -243,8 +210,8 @@ class _Case:
 
     def active_on_target(self, target: DomainView) -> Decision:
         if target.reason is StateReason.POST_COPY_FAILED:
-            return self.post_copy_broken()
-        if target.reason is StateReason.POST_COPY or _moves(target):
+            return post_copy_broken(self.end)
+        if target.reason is StateReason.POST_COPY or moves(target):
             return StillMoving(text=f"{self.attempt.target} is still taking it over")
         if target.state is VmState.PAUSED and self.attempt.before.was_running:
             return self.paused_on_target(target)
@@ -285,7 +252,8 @@ class _Case:
                 ),
             )
         if isinstance(source, DomainView) and source.persistent and attempt.before.persistent:
-            return self.needs_everybody(
+            return when_all_answer(
+                self.sighting,
                 Repair(
                     command=Undefine(vm=attempt.vm, host=attempt.source),
                     text=f"its old definition on {attempt.source} is removed",
@@ -293,7 +261,7 @@ class _Case:
                         f"; its old definition is left on {attempt.source}, where it could be "
                         f"started a second time: {self.end.undefine(attempt.source)}"
                     ),
-                )
+                ),
             )
         if attempt.before.autostart and target.persistent and not target.autostart:
             return Repair(
@@ -365,30 +333,6 @@ class _Case:
             then=outcome if moved else Ended(state=outcome.state, text=outcome.text + left),
         )
 
-    def needs_everybody(self, repair: Repair) -> Decision:
-        """Definitions are removed only while every host that could run the VM answers."""
-        if silent := self.sighting.unreachable:
-            return LookAgain(text=f"{', '.join(silent)} does not answer", then=repair.then)
-        return repair
-
-    def post_copy_broken(self) -> Decision:
-        return LookAgain(
-            text="the link broke in the post-copy phase: its memory is on both hosts",
-            then=self.end.post_copy_broken(),
-        )
-
-    def two_copies(self) -> Decision:
-        """The link broke just after the target resumed: libvirt let the source run again.
-
-        The target has run since; the source stood still for the whole time until the link was
-        given up, so the source's copy is the stale one. Pausing it can be undone.
-        """
-        return Repair(
-            command=Pause(vm=self.attempt.vm, host=self.attempt.source),
-            text=f"TWO COPIES run: the stale one on {self.attempt.source} is paused",
-            then=self.end.split_brain(),
-        )
-
 
 def _view(sighting: Sighting, host: HostId) -> HostView:
     return sighting.views.get(host, Unreachable(why="it was not asked"))
@@ -400,11 +344,6 @@ def _active(view: HostView) -> DomainView | None:
 
 def _defined(view: HostView) -> bool:
     return isinstance(view, DomainView) and view.persistent
-
-
-def _moves(view: HostView | None) -> bool:
-    jobs = (JobKind.MIGRATION_OUT, JobKind.MIGRATION_IN)
-    return isinstance(view, DomainView) and view.job in jobs
 
 
 __all__ = [

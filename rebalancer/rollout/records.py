@@ -101,6 +101,8 @@ class Move:
     target: HostId
     priority: Priority
     at: datetime
+    memory_bytes: int = 0
+    """The VM's, as it was planned with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,11 @@ def _view_to_json(view: HostView) -> dict[str, Any]:
             return {"unreachable": why}
         case Absent():
             return {"absent": True}
+
+
+def note_entry(migration: str, text: str) -> Entry:
+    """A line that says something worth knowing later, and changes nothing."""
+    return Entry(migration=migration, kind=RecordKind.NOTE, payload={"text": text})
 
 
 def state_entry(

@@ -17,9 +17,9 @@ transfer  memory flows (live modes), or the guest shuts down and is defined anew
 finish    the call returned, failed, or timed out, which is all the same: the hosts are asked
           again, and `reconcile` decides by what they say. It may mend what is left over.
 
-Nothing here waits, reads a clock or calls a hypervisor. The executor carries replies in and
-commands out, and writes both to the journal. `advance` is called for every migration in every
-round, with or without news.
+Nothing here waits, reads a clock or calls a hypervisor. `loop` carries replies in and
+commands out, and writes both to the journal. `stages.advance` is called for every migration under
+way in every round, with or without news; this module has what concerns all migrations together.
 """
 
 from __future__ import annotations
@@ -30,30 +30,26 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
 
-from rebalancer.cluster.inventory import HostId, Mode, Snapshot, VmId
-from rebalancer.cluster.plan import Migration, MigrationState, Outcome
+from rebalancer.cluster.inventory import HostId, Snapshot, VmId
+from rebalancer.cluster.plan import Migration, MigrationState
 from rebalancer.cluster.policy import Limits, Policy
-from rebalancer.rollout import cold, finish, live
+from rebalancer.cluster.windows import not_in_time
+from rebalancer.rollout import live
 from rebalancer.rollout.admission import (
     LEAST_BYTES_PER_SECOND,
     Flight,
+    Foreign,
     admit,
+    spare_bandwidth,
     uses_the_network,
 )
-from rebalancer.rollout.attempt import Attempt, Before
-from rebalancer.rollout.driver import Command, Failed, Look, MoveDefinition, Sighting
-from rebalancer.rollout.hooks import HookReply, Objected, Passed
-from rebalancer.rollout.prechecks import (
-    Alarm,
-    AlreadyThere,
-    Drop,
-    Go,
-    Hold,
-    Scene,
-    precheck,
-)
+from rebalancer.rollout.congestion import ceilings
+from rebalancer.rollout.hooks import HookReply
+from rebalancer.rollout.prechecks import Scene
 from rebalancer.rollout.reconcile import UriOf, default_uri
-from rebalancer.rollout.track import Heard, Leave, Surroundings, Times, Track, Turn
+from rebalancer.rollout.revisit import may_have_split, revisit
+from rebalancer.rollout.stages import advance, begin, hold
+from rebalancer.rollout.track import Heard, Surroundings, Times, Track, Turn
 
 S = MigrationState
 
@@ -78,9 +74,10 @@ TRANSITIONS: Mapping[MigrationState, frozenset[MigrationState]] = {
     S.FAILED_SAFE: frozenset(),
     S.FAILED_DOWN: frozenset(),
     S.ABORTED: frozenset(),
-    S.UNKNOWN: frozenset(),
+    S.UNKNOWN: frozenset({S.FINISH}),
 }
-"""Which state may follow which. An UNKNOWN one is taken up by `recover`, in FINISH again."""
+"""Which state may follow which. An UNKNOWN one is taken up in FINISH again: by `recover`, and at
+once if its VM is seen to run twice."""
 
 
 _FAILED = frozenset({S.FAILED_SAFE, S.FAILED_DOWN, S.UNKNOWN})
@@ -88,8 +85,8 @@ _FAILED = frozenset({S.FAILED_SAFE, S.FAILED_DOWN, S.UNKNOWN})
 FAILURES_TO_BLAME_A_HOST = 2
 """After so many the next would most likely fail as well, and use up what the rest may fail."""
 
-
-# The whole rollout --------------------------------------------------------------------------
+NAMED = 3
+"""So many VMs are called by name where more may have the same to be said of them."""
 
 
 class StopRequest(IntEnum):
@@ -159,6 +156,11 @@ def next_commands(
         for name, track in tracks.items()
         if track.is_under_way
     }
+    turns |= {
+        name: revisit(track, heard.get(name, ()), _around(tracks, track, what), now)
+        for name, track in tracks.items()
+        if may_have_split(track)
+    }
     present = {**tracks, **{name: turn.track for name, turn in turns.items()}}
     if what.stop is StopRequest.ABORT:
         for name, track in present.items():
@@ -193,7 +195,7 @@ def _for_waiting(tracks: Mapping[str, Track], what: Round, now: datetime) -> dic
     skipped: dict[str, Turn] = {
         track.migration.id: Turn(track=track.enter(S.SKIPPED, now, why))
         for track in waiting
-        if (why := _hopeless(track, tracks, what))
+        if (why := _hopeless(track, tracks, what) or _out_of_hours(track, what.policy, now))
     }
     if what.paused:
         return skipped
@@ -209,15 +211,51 @@ def _for_waiting(tracks: Mapping[str, Track], what: Round, now: datetime) -> dic
         for t in tracks.values()
         if t.is_under_way
     ]
+    foreign = foreign_migrations(tracks, what.snapshot)
     begun = {}
-    for grant in admit(ready, flights, what.snapshot, what.limits):
+    lowered = ceilings(tracks.values(), what.snapshot, what.limits, now)
+    most = {place: ceiling.at_once for place, ceiling in lowered.items()}
+    for grant in admit(ready, flights, what.snapshot, what.limits, foreign, most):
         track, granted = tracks[grant.migration], grant.bytes_per_second
         if uses_the_network(track.migration.mode) and granted < LEAST_BYTES_PER_SECOND:
             why = "its links have less than 1 MiB/s for migrations, which is the least there is"
             begun[grant.migration] = Turn(track=track.enter(S.SKIPPED, now, why))
         else:
             begun[grant.migration] = begin(track, granted, _around(tracks, track, what), now)
-    return skipped | begun
+    if not foreign:
+        return skipped | begun
+    # Nobody knows when theirs will end: what waits for that alone gives up after a while.
+    without_them = admit(ready, flights, what.snapshot, what.limits, ceilings=most)
+    kept_out = {grant.migration for grant in without_them} - begun.keys()
+    why = _crowd(foreign, what.snapshot)
+    held = {}
+    for name in sorted(kept_out):
+        turn = hold(tracks[name], why, _around(tracks, tracks[name], what), now)
+        held[name] = turn if tracks[name].text == why else turn.noting(why)
+    return skipped | begun | held
+
+
+def foreign_migrations(tracks: Mapping[str, Track], snapshot: Snapshot) -> tuple[Foreign, ...]:
+    """Return the migrations that were seen under way and that this rollout did not begin."""
+    ours = {
+        t.migration.vm
+        for t in tracks.values()
+        if t.attempt is not None and (not t.is_ended or t.entered_at >= snapshot.taken_at)
+    }
+    return tuple(
+        Foreign(vm=vm.id, source=vm.host, target=vm.migrating_to)
+        for vm in snapshot.vms
+        if vm.is_migrating and vm.id not in ours
+    )
+
+
+def _crowd(foreign: Sequence[Foreign], snapshot: Snapshot) -> str:
+    names = sorted(snapshot.vm_by_id[other.vm].name for other in foreign)
+    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return (
+        f"somebody else is migrating {', '.join(names[:NAMED])}{more}, and with that as many "
+        "migrations run as the limits allow"
+    )
 
 
 def _hopeless(track: Track, tracks: Mapping[str, Track], what: Round) -> str:
@@ -231,6 +269,14 @@ def _hopeless(track: Track, tracks: Mapping[str, Track], what: Round) -> str:
         if needed.is_ended and needed.state is not S.COMPLETE:
             return f"it needs {name}, which ended {needed.state}"
     return ""
+
+
+def _out_of_hours(track: Track, policy: Policy | None, now: datetime) -> str:
+    """Why a move that can wait must not start any more; empty if it may."""
+    if policy is None or not policy.migration.keeps_to_windows(track.migration.priority):
+        return ""
+    seconds = track.migration.predicted.duration_upper_seconds
+    return not_in_time(policy.migration.windows, now, seconds)
 
 
 def _failing(target: HostId, tracks: Mapping[str, Track]) -> str:
@@ -249,6 +295,11 @@ def _around(tracks: Mapping[str, Track], track: Track, what: Round) -> Surroundi
         scene = replace(
             scene,
             moved=_moved(tracks, what.snapshot),
+            arriving={
+                other.vm: other.target
+                for other in foreign_migrations(tracks, what.snapshot)
+                if other.target is not None
+            },
             in_flight=tuple(_in_flight(tracks)),
             ahead=_ahead(tracks),
             leaving=frozenset(
@@ -262,10 +313,23 @@ def _around(tracks: Mapping[str, Track], track: Track, what: Round) -> Surroundi
         uri_of=what.uri_of,
         is_hurried=what.stop is StopRequest.ABORT,
         pace_ratio=what.pace_ratio,
+        spare_bytes_per_second=_spare(tracks, track, what),
         asks_leave=what.asks_leave,
         hook_reply=what.hook_replies.get(track.migration.id),
         standstill=(reason_to_stop(tracks.values(), what) or what.paused) if in_prepare else "",
     )
+
+
+def _spare(tracks: Mapping[str, Track], track: Track, what: Round) -> float:
+    """What a stalled transfer could have more of; one at a time, or two would take the same."""
+    if next((t for t in tracks.values() if live.is_stalled(t)), None) is not track:
+        return 0.0
+    flights = [
+        Flight(migration=t.migration, bytes_per_second=t.granted_bytes_per_second)
+        for t in tracks.values()
+        if t.is_under_way
+    ]
+    return spare_bandwidth(track.migration, flights, what.snapshot, what.limits)
 
 
 def _in_flight(tracks: Mapping[str, Track]) -> Iterable[Migration]:
@@ -285,143 +349,3 @@ def _moved(tracks: Mapping[str, Track], snapshot: Snapshot) -> dict[VmId, HostId
         for t in sorted(tracks.values(), key=lambda t: t.entered_at)
         if t.state is S.COMPLETE and t.entered_at >= snapshot.taken_at
     }
-
-
-# One migration ------------------------------------------------------------------------------
-
-
-def begin(track: Track, granted: float, around: Surroundings, now: datetime) -> Turn:
-    """Start a waiting migration: look at the VM on every host."""
-    started = replace(track.enter(S.PREPARE, now), granted_bytes_per_second=granted)
-    return Turn(track=started).issuing(_look_everywhere(started, around.scene))
-
-
-def advance(track: Track, heard: tuple[Heard, ...], around: Surroundings, now: datetime) -> Turn:
-    """Take in what was heard and let time pass: the migration's next state and commands."""
-    turn = Turn(track=track.without_awaiting(h.command for h in heard))
-    for item in heard:
-        if not turn.track.is_ended:
-            turn = turn.then(_on_reply(turn.track, item, around, now))
-    if turn.track.is_ended:
-        return turn
-    return turn.then(_on_time(turn.track, around, now))
-
-
-def _on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) -> Turn:
-    match track.state:
-        case S.PREPARE:
-            return _prepared(track, heard, around, now)
-        case S.REQUEST | S.TRANSFER if track.migration.mode is Mode.OFFLINE:
-            return _definition_moved(track, heard, now)
-        case S.REQUEST | S.TRANSFER if track.migration.mode is Mode.COLD:
-            return cold.on_reply(track, heard, around, now)
-        case S.REQUEST | S.TRANSFER:
-            return live.on_reply(track, heard, around, now)
-        case S.FINISH:
-            return finish.on_reply(track, heard, around, now)
-    return Turn(track=track)
-
-
-def _on_time(track: Track, around: Surroundings, now: datetime) -> Turn:
-    match track.state:
-        case S.PREPARE if track.leave is Leave.ASKED and around.hook_reply is not None:
-            return _answered(track, around.hook_reply, around, now)
-        case S.REQUEST | S.TRANSFER if track.migration.mode is Mode.COLD:
-            return cold.on_time(track, around, now)
-        case S.REQUEST | S.TRANSFER if track.migration.mode is not Mode.OFFLINE:
-            return live.on_time(track, around, now)
-        case S.FINISH:
-            return finish.on_time(track, around, now)
-    return Turn(track=track)
-
-
-# Prepare and request ------------------------------------------------------------------------
-
-
-def _prepared(track: Track, heard: Heard, around: Surroundings, now: datetime) -> Turn:
-    if isinstance(heard.reply, Failed):
-        return hold(track, f"the hosts could not be asked: {heard.reply.text}", around, now)
-    sighting = heard.reply.value
-    assert isinstance(sighting, Sighting)
-    match precheck(track.migration, sighting, around.scene_for(track)):
-        case Go() if around.asks_leave and track.leave is Leave.NOT_ASKED:
-            return Turn(track=replace(track, leave=Leave.ASKED))
-        case Go(before=before):
-            return _request(track, before, now)
-        case Hold(why=why):
-            return hold(track, why, around, now)
-        case Drop(why=why):
-            return Turn(track=track.enter(S.SKIPPED, now, why))
-        case AlreadyThere(why=why):
-            return Turn(track=track.enter(S.COMPLETE, now, why))
-        case Alarm(why=why):
-            return Turn(track=track.enter(S.UNKNOWN, now, why))
-
-
-def _answered(track: Track, reply: HookReply, around: Surroundings, now: datetime) -> Turn:
-    """Go on as the hooks said; they may have taken minutes, so the hosts are asked once more."""
-    match reply:
-        case Objected(why=why):
-            return Turn(track=track.enter(S.SKIPPED, now, why))
-        case Passed():
-            free = replace(track, leave=Leave.GIVEN)
-    if around.standstill:
-        return Turn(track=free.enter(S.PENDING, now, around.standstill))
-    return Turn(track=free).issuing(_look_everywhere(free, around.scene))
-
-
-def hold(track: Track, why: str, around: Surroundings, now: datetime) -> Turn:
-    """Go back to waiting; when that has lasted too long, skip it."""
-    since = track.first_held_at or now
-    times = around.times
-    waited_seconds = (now - since).total_seconds()
-    if waited_seconds >= times.hold_patience_seconds:
-        return Turn(track=track.enter(S.SKIPPED, now, f"{why} (for {waited_seconds:.0f} s)"))
-    waiting = replace(track.enter(S.PENDING, now, why), first_held_at=since)
-    return Turn(track=waiting.later(now, times.hold_seconds))
-
-
-def _request(track: Track, before: Before, now: datetime) -> Turn:
-    attempt = Attempt(migration=track.migration, before=before)
-    asked = replace(track.enter(S.REQUEST, now), attempt=attempt, requested_at=now)
-    match track.migration.mode:
-        case Mode.OFFLINE:
-            move = MoveDefinition(vm=attempt.vm, host=attempt.source, target=attempt.target)
-            return Turn(track=asked).issuing(move)
-        case Mode.COLD:
-            return cold.begin(asked)
-    return live.begin(asked, now)
-
-
-def _definition_moved(track: Track, heard: Heard, now: datetime) -> Turn:
-    return finish.enter(track, heard.reply, now)
-
-
-def _look_everywhere(track: Track, scene: Scene) -> Command:
-    return Look(vm=track.migration.vm, hosts=scene.hosts_to_ask_about(track.migration))
-
-
-def outcome_of(track: Track) -> Outcome:
-    """Say how an ended migration went, with what it really took."""
-    assert track.is_ended
-    result = track.result
-    return Outcome(
-        migration=track.migration.id,
-        state=track.state,
-        text=track.text,
-        duration_seconds=_seconds_between(track.requested_at, track.moved_at),
-        downtime_seconds=_downtime_seconds(track) if track.state is S.COMPLETE else None,
-        transfer_bytes=result.transferred_bytes if result else None,
-        iterations=result.iteration if result else None,
-    )
-
-
-def _downtime_seconds(track: Track) -> float | None:
-    """As the hypervisor measured it; of a cold move, from seen off until seen on."""
-    if track.migration.mode is Mode.COLD:
-        return _seconds_between(track.stopped_at, track.moved_at)
-    return track.result.downtime_seconds if track.result else None
-
-
-def _seconds_between(begin: datetime | None, end: datetime | None) -> float | None:
-    return (end - begin).total_seconds() if begin is not None and end is not None else None

@@ -1,12 +1,11 @@
-"""The tables of the journal. Instants are ISO 8601 text in UTC, details are JSON text."""
+"""All tables of the journal's database. Instants are ISO 8601 text in UTC, details are JSON text.
+
+Which version of them a database has, and how it is converted, is `schema`'s.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
-
-VERSION = 1
-"""Raised with every change of a table, together with a step that converts older ones. A table
-that is new is made where it is missing, and older programs do not mind it."""
 
 metadata = sa.MetaData()
 
@@ -26,6 +25,8 @@ rollouts = sa.Table(
     sa.Column("started_at", sa.String, nullable=False),
     sa.Column("ended_at", sa.String),
     sa.Column("text", sa.Text, nullable=False),
+    # An older program that has the journal open does not know of it.
+    sa.Column("policy", sa.String, nullable=False, server_default=""),
 )
 
 migrations = sa.Table(
@@ -62,6 +63,18 @@ drains = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
 )
 
+drain_hooks = sa.Table(
+    "drain_hooks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cluster", sa.String, nullable=False, index=True),
+    sa.Column("hosts", sa.Text, nullable=False),
+    sa.Column("phase", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("owner", sa.String, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
 wishes = sa.Table(
     "wishes",
     metadata,
@@ -83,4 +96,86 @@ lease = sa.Table(
     sa.Column("token", sa.Integer, nullable=False),
     sa.Column("heartbeat_at", sa.String, nullable=False),
     sa.Column("released", sa.Boolean, nullable=False),
+)
+
+leaders = sa.Table(
+    "leaders",
+    metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("token", sa.Integer, nullable=False),
+    sa.Column("since", sa.String, nullable=False),
+    sa.Column("heartbeat_at", sa.String, nullable=False),
+    sa.Column("released", sa.Boolean, nullable=False),
+)
+
+cycles = sa.Table(
+    "cycles",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cluster", sa.String, nullable=False),
+    sa.Column("policy", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False, index=True),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("wanted", sa.Boolean, nullable=False),
+    sa.Column("acted", sa.Boolean, nullable=False),
+    sa.Column("silent_hosts", sa.Text, nullable=False),
+)
+
+recommendations = sa.Table(
+    "recommendations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cluster", sa.String, nullable=False),
+    sa.Column("policy", sa.String, nullable=False),
+    sa.Column("plan_id", sa.String, nullable=False, unique=True),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.String, nullable=False),
+    sa.Column("approved_at", sa.String),
+    sa.Column("approved_by", sa.String, nullable=False),
+    sa.Column("ended", sa.Text),
+)
+
+dirty_rates = sa.Table(
+    "dirty_rates",
+    metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("vm", sa.String, primary_key=True),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("bytes_per_second", sa.Float, nullable=False),
+    sa.Column("working_set_bytes", sa.BigInteger),
+    sa.Column("error_bytes_per_second", sa.Float, nullable=False),
+)
+
+power_marks = sa.Table(
+    "power_marks",
+    metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("host", sa.String, primary_key=True),
+    sa.Column("phase", sa.String, nullable=False),
+    sa.Column("since", sa.String, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("told", sa.Boolean, nullable=False),
+    sa.Column("size", sa.Text),
+)
+
+power_records = sa.Table(
+    "power_records",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cluster", sa.String, nullable=False, index=True),
+    sa.Column("host", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("owner", sa.String, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+power_unneeded = sa.Table(
+    "power_unneeded",
+    metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("policy", sa.String, primary_key=True),
+    sa.Column("host", sa.String, primary_key=True),
+    sa.Column("cycles", sa.Integer, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
 )

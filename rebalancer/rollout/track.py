@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from rebalancer.cluster.inventory import Mode, Snapshot
+from rebalancer.cluster.inventory import Mode, Snapshot, Vm
 from rebalancer.cluster.plan import ENDED_STATES, Migration, MigrationState
 from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.rollout.attempt import Attempt
 from rebalancer.rollout.driver import Command, Failed, Returned, TransferProgress
 from rebalancer.rollout.hooks import HookReply
+from rebalancer.rollout.permitted import longest_pause_seconds
 from rebalancer.rollout.prechecks import Scene
 from rebalancer.rollout.precopy import Mandate, Watch
 from rebalancer.rollout.reconcile import Decision, Ended, UriOf, default_uri
@@ -29,6 +30,9 @@ class Times:
     look_seconds: float = 2.0
     """Between two looks at the hosts, doubled up to `look_max_seconds` while some are silent."""
     look_max_seconds: float = 30.0
+    split_look_seconds: float = 5.0
+    """The same for a VM whose memory may have arrived while nobody could see it: two copies of
+    it may run as long as a host is silent."""
     hold_seconds: float = 10.0
     """Between two tries of a migration that something temporary keeps from starting."""
     hold_patience_seconds: float = 600.0
@@ -73,7 +77,7 @@ class Settling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
-    """One migration in a rollout. Changed by `steps.advance` only."""
+    """One migration in a rollout. Changed by `stages.advance` only."""
 
     migration: Migration
     mandate: Mandate
@@ -171,6 +175,8 @@ class Surroundings:
     """The operator wants it to end: what is unclear is reported as it is, not waited for."""
     pace_ratio: float = 1.0
     """What a transfer under way may use of what it was granted."""
+    spare_bytes_per_second: float = 0.0
+    """What no migration has of the links on its way; told where it could help."""
     asks_leave: bool = False
     """A hook has to be asked before it starts."""
     hook_reply: HookReply | None = None
@@ -232,7 +238,7 @@ def mandate_for(
     planned = migration.mode is Mode.SUSPEND
     return Mandate(
         mode=migration.mode,
-        max_downtime_seconds=migration.max_downtime_seconds,
+        max_downtime_seconds=_longest_downtime_seconds(migration, vm, permissions),
         max_suspend_seconds=(
             permissions.max_suspend_seconds if planned or Mode.SUSPEND in allowed else None
         ),
@@ -240,6 +246,16 @@ def mandate_for(
         stall_seconds=times.stall_seconds,
         silence_seconds=times.silence_seconds,
     )
+
+
+def _longest_downtime_seconds(
+    migration: Migration, vm: Vm | None, permissions: MigrationPermissions
+) -> float:
+    """What a pause may be raised to: plans aim below what policy and owner allow."""
+    if migration.mode not in (Mode.LIVE, Mode.AUTO_CONVERGE):
+        return migration.max_downtime_seconds
+    allowed = longest_pause_seconds(migration.mode, vm, permissions)
+    return max(migration.max_downtime_seconds, allowed)
 
 
 def _deadline_seconds(

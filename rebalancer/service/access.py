@@ -29,6 +29,7 @@ from rebalancer.service.configured import (
     libvirt_hosts,
     links_of,
     migration_uris,
+    racks_of,
     sites_of,
     with_history,
 )
@@ -41,6 +42,7 @@ from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.scenario import Scenario, read_scenario
 from rebalancer.simulation.simulated_driver import SimulatedDriver
+from rebalancer.simulation.simulated_power import SimulatedPower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class ChangeAccess:
     """Switches hosts; `None` where the settings do not let cycles do that."""
     census: CensusTaker | None = None
     """Asks one host what it has, right before it is switched."""
+    switchable: frozenset[HostId] = frozenset()
+    """Hosts that can be switched beyond those whose settings say how: simulated ones."""
 
     def close(self) -> None:
         """Let go of hypervisors, and kill hooks that still run."""
@@ -114,8 +118,13 @@ def open_for_change(settings: Settings, where: Where) -> ChangeAccess:
     if where.scenario is not None:
         scenario = read_scenario(where.scenario)
         datacentre = scenario.build()
+        power = SimulatedPower(datacentre)
         return ChangeAccess(
-            read=simulated(scenario, datacentre), driver=SimulatedDriver(datacentre)
+            read=simulated(scenario, datacentre),
+            driver=SimulatedDriver(datacentre),
+            power=power,
+            census=power.census,
+            switchable=frozenset(datacentre.hosts),
         )
     read = _configured(settings)
     switches = settings.power.switch
@@ -178,6 +187,7 @@ def _configured(settings: Settings) -> ReadAccess:
         now=clock.now,
         sites=sites_of(settings),
         links=links_of(settings),
+        racks=racks_of(settings),
         sampling_seconds=settings.collect.sampling_seconds,
         timeout_seconds=settings.collect.timeout_seconds,
     )
@@ -188,7 +198,9 @@ def _configured(settings: Settings) -> ReadAccess:
         facts=source,
         clock=clock,
         uris=migration_uris(settings),
-        probe=lambda: LibvirtDirtyRateProbe(hosts, now=clock.now),
+        probe=lambda: LibvirtDirtyRateProbe(
+            hosts, now=clock.now, plan=settings.dirty_rates.probe_plan()
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 import rebalancer
+from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import Plan
 from rebalancer.errors import (
     JournalError,
@@ -28,6 +29,7 @@ from rebalancer.errors import (
 )
 from rebalancer.service.api_bodies import ApproveBody, CancelBody, PauseBody, ThrottleBody
 from rebalancer.service.api_notices import Notice, Noticeboard
+from rebalancer.service.approving import approved_text, ask_to_reject, refuse_if_paused
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import RunMode, journal_url
 from rebalancer.service.looking import history_row, status_of
@@ -54,6 +56,7 @@ _STATUS_OF_ERROR: tuple[tuple[type[RebalancerError], int], ...] = (
 )
 
 type PlanId = Annotated[str, Path(max_length=200)]
+type HostName = Annotated[str, Path(max_length=200)]
 type Limit = Annotated[int, Query(ge=1, le=100)]
 
 
@@ -77,6 +80,7 @@ def make_app(desk: Desk) -> FastAPI:
     _add_views(app, desk)
     _add_wishes(app, desk)
     _add_approval(app, desk)
+    _add_drains(app, desk)
     return app
 
 
@@ -100,7 +104,8 @@ def _add_views(app: FastAPI, desk: Desk) -> None:
         now, notices = status_of(desk.session()), desk.board.read()
         told = {field.name: getattr(now, field.name) for field in dataclasses.fields(now)}
         policies = [_policy_tree(name, notice) for name, notice in notices.policies.items()]
-        return _json(told | {"cycle_of": notices.running, "policies": policies})
+        standing = {"role": notices.role, "leader": notices.leader}
+        return _json(told | standing | {"cycle_of": notices.running, "policies": policies})
 
     @app.get("/v1/plans")
     def plans() -> Response:
@@ -169,9 +174,7 @@ def _add_approval(app: FastAPI, desk: Desk) -> None:
     def approve(request: Request, plan_id: PlanId, body: ApproveBody | None = None) -> Response:
         """Have a plan carried out that the daemon recommended, at its next look."""
         settings, now = desk.session().settings, SystemClock().now()
-        with desk.session().journal() as journal:
-            if why := journal.wishes(settings.cluster).why_paused:
-                raise PausedError(f"the cluster is paused {why}; resume it first")
+        refuse_if_paused(desk.session())
         with Recommendations.open(journal_url(settings)) as kept:
             found = kept.find(settings.cluster, plan_id)
             if found is None:
@@ -184,8 +187,51 @@ def _add_approval(app: FastAPI, desk: Desk) -> None:
             who = _who(request, (body or ApproveBody()).by)
             kept.approve(settings.cluster, plan_id, f"by {who}", now)
         desk.look_soon(found.policy)
-        said = f"plan {plan_id} is approved; it begins if it still fits the cluster"
+        return _said(desk, request, approved_text(plan_id))
+
+    @app.post("/v1/plans/{plan_id}/reject")
+    def reject(request: Request, plan_id: PlanId, body: PauseBody | None = None) -> Response:
+        """Let nobody approve a plan that was recommended, and take back an approval of it."""
+        settings, asked = desk.session().settings, body or PauseBody()
+        with Recommendations.open(journal_url(settings)) as kept:
+            if kept.find(settings.cluster, plan_id) is None:
+                raise HTTPException(404, f"no plan {plan_id} was recommended")
+        said = ask_to_reject(desk.session(), plan_id, _who(request, asked.by), asked.reason)
         return _said(desk, request, said)
+
+
+def _add_drains(app: FastAPI, desk: Desk) -> None:
+    @app.post("/v1/hosts/{host}/drain")
+    def drain(request: Request, host: HostName, body: PauseBody | None = None) -> Response:
+        """Have a host emptied and kept empty; it is looked at soon."""
+        session, asked = desk.session(), body or PauseBody()
+        _refuse_if_unknown(desk, host)
+        who = _who(request, asked.by)
+        with session.journal() as journal:
+            reason = f"by {who}{f': {asked.reason}' if asked.reason else ''}"
+            journal.mark_drain(session.settings.cluster, HostId(host), reason)
+        for policy in desk.board.read().policies:
+            desk.look_soon(policy)
+        return _said(desk, request, f"{host} is to be emptied, and kept so until it is undrained")
+
+    @app.post("/v1/hosts/{host}/undrain")
+    def undrain(request: Request, host: HostName) -> Response:
+        """Let VMs be placed on a host again; nothing moves by that alone."""
+        session = desk.session()
+        _refuse_if_unknown(desk, host)
+        with session.journal() as journal:
+            journal.unmark_drain(session.settings.cluster, HostId(host), "undrained over the API")
+        return _said(desk, request, f"{host} may be used again")
+
+
+def _refuse_if_unknown(desk: Desk, host: str) -> None:
+    session = desk.session()
+    known = {entry.name for entry in session.settings.hosts}
+    with session.existing_journal() as journal:
+        if journal is not None:
+            known |= set(journal.drains(session.settings.cluster))
+    if host not in known:
+        raise HTTPException(404, f"no host called {host} in cluster {session.settings.cluster}")
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -35,6 +35,8 @@ class CycleResult(StrEnum):
     STOPPED = "stopped"
     BLOCKED = "blocked"
     FAILED = "failed"
+    STANDING_BY = "standing by"
+    """Another daemon leads."""
     OTHER = "other"
 
     @classmethod
@@ -99,6 +101,10 @@ class Notices:
     running: str = ""
     """The policy whose cycle is under way; empty: none."""
     running_since: datetime | None = None
+    role: str = ""
+    """`leads`, `stands by` or `unsure`; empty: not asked yet."""
+    leader: str = ""
+    """Who leads the cluster, and since when; or why that is not known."""
 
     @property
     def newest(self) -> Seen | None:
@@ -127,6 +133,11 @@ class Noticeboard:
                 for name, (mode, next_at) in policies.items()
             }
             self._notices = replace(self._notices, policies=MappingProxyType(kept))
+
+    def stand(self, role: str, leader: str) -> None:
+        """Note whether this daemon leads."""
+        with self._lock:
+            self._notices = replace(self._notices, role=role, leader=leader)
 
     def begin(self, policy: str, at: datetime) -> None:
         """Note that a cycle is under way."""
@@ -181,7 +192,7 @@ def forecast_error(before: Seen | None, now: Seen) -> ForecastError | None:
     """Compare what was foreseen with what was measured next; `None` if there is nothing to."""
     if before is None or before.snapshot.taken_at >= now.snapshot.taken_at:
         return None
-    expected, upper = before.demand.vm_cpu_cores, before.demand.vm_cpu_peak_cores
+    expected = before.demand.vm_cpu_cores
     measured: dict[VmId, float] = {
         vm.id: vm.cpu_used_cores
         for vm in now.snapshot.vms
@@ -190,7 +201,7 @@ def forecast_error(before: Seen | None, now: Seen) -> ForecastError | None:
     if not measured:
         return None
     errors = (abs(expected[vm] - used) for vm, used in measured.items())
-    exceeded = sum(used > upper[vm] for vm, used in measured.items())
+    exceeded = sum(used > before.demand.upper_cores(vm) for vm, used in measured.items())
     return ForecastError(
         mean_cores=sum(errors) / len(measured), exceeded_ratio=exceeded / len(measured)
     )

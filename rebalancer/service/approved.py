@@ -11,14 +11,20 @@ from datetime import datetime
 from rebalancer.cluster.plan import Plan
 from rebalancer.errors import PlanRefusedError, UnknownOutcomeError
 from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.power_executor import PowerOutcome
 from rebalancer.service.access import ChangeAccess
+from rebalancer.service.carrying import carry_out, moved_text
 from rebalancer.service.config import RunMode, Settings, journal_url
-from rebalancer.service.duty import Considered, Duty, Reach, Report, carry_out, moved_text, remember
+from rebalancer.service.duty import Considered, Duty, Reach, Report
 from rebalancer.service.plan_file import plan_of_text
+from rebalancer.service.power_duty import power_verdict
+from rebalancer.service.power_rollout import sleep_last, wake_first
 from rebalancer.service.recommendations import Recommendation, Recommendations
 from rebalancer.service.session import Session, observe
 from rebalancer.service.stability import PastCycle
 from rebalancer.service.staleness import refuse_if_unfit
+from rebalancer.service.touring import remember
+from rebalancer.service.work import Work
 
 
 def keep_if_recommended(settings: Settings, duty: Duty, considered: Considered) -> None:
@@ -69,8 +75,14 @@ def _carried_out(
             snapshot = observe(session, read)
             ttl = session.settings.plan.ttl_seconds
             refuse_if_unfit(plan, snapshot, duty.policy, read.clock.now(), ttl_seconds=ttl)
+            work = Work(session=session, access=access, journal=journal, lease=lease)
+            woken = wake_first(work, plan, duty.policy, reach.should_stop)
             result = carry_out(session, duty, reach, access, plan, snapshot, journal, lease)
-    said = f"{moved_text(plan, result)}; plan {plan.id} was approved {found.approved_by}"
+            slept: tuple[PowerOutcome, ...] = ()
+            if not result.stopped:
+                slept = sleep_last(work, plan, duty.policy, result.outcomes, reach.should_stop)
+    switched = power_verdict([*woken, *slept])
+    said = f"{moved_text(plan, result)}{switched}; plan {plan.id} was approved {found.approved_by}"
     return _report(plan, said, read.clock.now(), acted=True)
 
 

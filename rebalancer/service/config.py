@@ -109,6 +109,9 @@ def journal_url(settings: Settings) -> str:
     """Return the database of the journal; by default it depends on who runs the program."""
     if settings.journal is not None:
         return settings.journal
+    # systemd lists several, separated by colons, if a unit has several
+    if folder := os.environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        return f"sqlite:///{Path(folder) / 'journal.db'}"
     if os.geteuid() == 0:
         return "sqlite:////var/lib/rebalancer/journal.db"
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
@@ -229,6 +232,16 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield from _twice([site.name for site in settings.sites], "sites", "name")
     yield from _twice([entry.name for entry in settings.policies], "policies", "name")
     yield from _twice([link.name for link in settings.links], "links", "name")
+    yield from _twice([rack.name for rack in settings.racks], "racks", "name")
+    racks = {host.rack for host in settings.hosts if host.rack is not None}
+    for index, rack in enumerate(settings.racks):
+        if rack.name not in racks:
+            named = ", ".join(sorted(racks)) or "racks, of which hosts name none"
+            yield Finding(
+                ("racks", index, "name"),
+                f"no host says that it is in rack {rack.name}",
+                f"expected one of {named}",
+            )
     known = {site.name for site in sites_of(settings)}
     for index, link in enumerate(settings.links):
         if strangers := [end for end in link.between if end not in known]:

@@ -17,6 +17,7 @@ from rebalancer.service.config_format import (
     HookSettings,
     HostSettings,
     PolicySettings,
+    RackSettings,
     Settings,
 )
 from rebalancer.service.power_format import HostPowerSettings
@@ -73,6 +74,7 @@ def document() -> str:
         _section("`power` of each of `hosts`", _rows(HostPowerSettings, "")),
         _section("Each of `sites`", _rows(SiteEntry, "", _SITES)),
         _section("Each of `links`", _rows(LinkEntry, "", _LINKS)),
+        _section("Each of `racks`", _rows(RackSettings, "")),
         _section("Each of `policies`", _rows(PolicySettings, "")),
         _section("Each of the lists in `hooks`", _rows(HookSettings, "")),
     ]

@@ -17,7 +17,8 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from rebalancer.cluster.inventory import HostState
+from rebalancer.cluster.inventory import HostState, Rack
+from rebalancer.collect.dirty_rate_probe import ProbePlan
 from rebalancer.collect.prometheus_source import HOST_CPU_QUERY, VM_CPU_QUERY
 from rebalancer.collect.snapshot_model import LinkEntry, Name, SiteEntry, Text
 from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
@@ -31,11 +32,14 @@ type Duration = Annotated[Seconds, Field(gt=0)]
 
 def _database_url(text: str) -> str:
     try:
-        make_url(text)
+        kind = make_url(text).get_backend_name()
     except ArgumentError:
+        kind = ""
+    if kind not in {"sqlite", "postgresql"}:
         raise ValueError(
-            "is not a database address; expected such as sqlite:////var/lib/rebalancer/journal.db"
-        ) from None
+            "is not a database address; expected such as sqlite:////var/lib/rebalancer/journal.db "
+            "or postgresql://rebalancer@db1/rebalancer"
+        )
     return text
 
 
@@ -149,7 +153,8 @@ class HostSettings(_Section):
     """What its migration network carries in each direction. Default: 10 Gbit/s."""
     storage: dict[Name, Name] = {}
     """Shared storage that libvirt has no pool for: a name, the same on all hosts, and its path
-    there. A disk on shared storage need not be copied."""
+    there. A disk on shared storage need not be copied, and a policy may name it for the memory of
+    guests that are moved cold (`migration.save_to`), for which a folder is made in it."""
     networks: tuple[Name, ...] | None = None
     """All bridges and networks that guests find here. Default: what libvirt lists."""
     devices: dict[Name, Annotated[int, Field(ge=0, le=100_000)]] = {}
@@ -169,6 +174,19 @@ class HostSettings(_Section):
     """How it is switched on and off: see below. Default: it is not."""
 
 
+class RackSettings(_Section):
+    """The uplink of one rack."""
+
+    name: Name
+    """What its hosts call it, under `rack`."""
+    uplink_bytes_per_second: Annotated[BytesPerSecond, Field(gt=0)]
+    """What the rack's switch carries to and from all other racks, in each direction."""
+
+    def rack(self) -> Rack:
+        """Return the noun."""
+        return Rack(name=self.name, uplink_bytes_per_second=self.uplink_bytes_per_second)
+
+
 class CollectSettings(_Section):
     """How hosts are observed."""
 
@@ -178,6 +196,37 @@ class CollectSettings(_Section):
     timeout_seconds: Annotated[Duration, Field(le=600)] = 10.0
     """A host that has not answered after this long, beside the sampling, is `unknown` in the
     snapshot: nothing is moved there, and what it runs is not guessed."""
+
+
+class DirtyRateProbing(StrEnum):
+    """When guests are measured without anybody asking for it."""
+
+    ACTING = "acting"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class DirtyRateSettings(_Section):
+    """How fast guests write to their memory: what their migrations take follows from that."""
+
+    probe: DirtyRateProbing = DirtyRateProbing.ACTING
+    """When the VMs that are to move are measured first. `acting`: before VMs are moved (`--yes`,
+    `auto`). `always`: for dry runs, too. `never`: only with `--probe`. Measuring takes 7 seconds
+    for every two guests of a host and reads some of their memory; for that, and only for that, a
+    connection that may write is opened. Guests that something is being done with are left alone."""
+    fresh_seconds: Annotated[Duration, Field(le=7 * 86_400)] = 1800.0
+    """What was measured so lately is not measured again."""
+    keep_seconds: Annotated[Duration, Field(le=90 * 86_400)] = 7 * 86_400.0
+    """What was measured so long ago is still used, as uncertain by half, where nobody may measure.
+    Then the rate is unknown, and a busy guest is assumed."""
+    at_once_per_host: Annotated[int, Field(ge=1, le=64)] = 2
+    """How many guests of a host are measured beside each other."""
+    budget_seconds: Annotated[Duration, Field(le=3600)] = 120.0
+    """After so long no more are measured; those with the most memory come first."""
+
+    def probe_plan(self) -> ProbePlan:
+        """Return what the probe is told."""
+        return ProbePlan(at_once_per_host=self.at_once_per_host, budget_seconds=self.budget_seconds)
 
 
 class PlacementSettings(_Section):
@@ -219,7 +268,7 @@ class RolloutSettings(_Section):
     needs certificates on every host; a TLS `uri` alone only protects libvirt's own messages."""
     parallel_connections: Annotated[int, Field(ge=1, le=256)] | None = None
     """Send memory over so many TCP streams, which pays on links that one cannot fill. Default:
-    one."""
+    one. Post-copy migrations go over one in any case."""
     failure_budget: Annotated[int, Field(ge=1, le=10_000)] = 3
     """After so many failed migrations a rollout starts no more: something else is wrong."""
     failure_share: Annotated[Ratio, Field(gt=0)] = 0.2
@@ -326,8 +375,10 @@ class Settings(_Section):
     policies: tuple[PolicySettings, ...] = ()
     """More policies for the daemon, each with its own hours and, if wanted, its own mode."""
     journal: Annotated[str, AfterValidator(_database_url)] | None = None
-    """The database that every action is written to before it is taken, as an SQLAlchemy address.
-    Default: `sqlite:////var/lib/rebalancer/journal.db` for root, below
+    """The database that every action is written to before it is taken: SQLite, or PostgreSQL
+    (`postgresql://rebalancer@db1/rebalancer`, with `vm-rebalancer[postgresql]`), over which two
+    daemons on two machines share a cluster: one leads, the other stands by. Default:
+    `sqlite:////var/lib/rebalancer/journal.db` for root and under systemd, below
     `$XDG_STATE_HOME` or `~/.local/state` for everybody else."""
     hosts: tuple[HostSettings, ...] = ()
     """The libvirt hosts."""
@@ -335,7 +386,10 @@ class Settings(_Section):
     """Sites with what geography goes by: energy price, carbon, latency."""
     links: tuple[LinkEntry, ...] = ()
     """Networks between sites, and what they carry in each direction."""
+    racks: tuple[RackSettings, ...] = ()
+    """Racks whose uplinks carry less than their hosts' NICs together."""
     collect: CollectSettings = CollectSettings()
+    dirty_rates: DirtyRateSettings = DirtyRateSettings()
     placement: PlacementSettings = PlacementSettings()
     plan: PlanSettings = PlanSettings()
     rollout: RolloutSettings = RolloutSettings()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from rebalancer.cluster.inventory import HostId, Link, Site
+from rebalancer.cluster.inventory import HostId, Link, Rack, Site
 from rebalancer.cluster.policy import Policy
 from rebalancer.collect.observations import LibvirtHost
 from rebalancer.collect.past_use import InventoryWithHistory, Requirement
@@ -34,7 +34,10 @@ def host_addresses(settings: Settings) -> Mapping[HostId, HostAddress]:
     """Return how the driver and the hosts reach each host."""
     return {
         HostId(host.name): HostAddress(
-            uri=host.uri, peer_uri=host.peer_uri, migration_uri=host.migration_uri
+            uri=host.uri,
+            peer_uri=host.peer_uri,
+            migration_uri=host.migration_uri,
+            storage=host.storage,
         )
         for host in settings.hosts
     }
@@ -59,6 +62,11 @@ def sites_of(settings: Settings) -> tuple[Site, ...]:
 def links_of(settings: Settings) -> tuple[Link, ...]:
     """Return the configured links between sites."""
     return tuple(entry.link() for entry in settings.links)
+
+
+def racks_of(settings: Settings) -> tuple[Rack, ...]:
+    """Return the racks whose uplinks are configured."""
+    return tuple(entry.rack() for entry in settings.racks)
 
 
 def with_history(

@@ -5,13 +5,13 @@ This is the only module that knows the order. It changes nothing: it has no driv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.explanation import Explanation
-from rebalancer.cluster.inventory import HostId, Snapshot
+from rebalancer.cluster.inventory import HostId, Snapshot, VmId
 from rebalancer.cluster.plan import Placement, Plan, Unsolved, Verdict, VerdictKind
 from rebalancer.cluster.policy import BalanceGoal, DrainGoal, MovementGoal, Policy
 from rebalancer.forecast.demand import forecast_demand
@@ -25,6 +25,7 @@ from rebalancer.planning.habits import Calibration
 from rebalancer.planning.planner import make_plan
 from rebalancer.service.evacuation import with_evacuation
 from rebalancer.service.notes import notes_on
+from rebalancer.service.staleness import out_of_hours
 from rebalancer.service.verdict import is_quiet, judge, stay
 
 # First everything leaves, then as little as possible moves, then what moves goes to the
@@ -35,6 +36,9 @@ DOES_LESS = (
     "not everything that would be best can be carried out (see Not moved), so nothing is said "
     "of how near to the best possible the plan comes"
 )
+
+type Measure = Callable[[Snapshot, Collection[VmId]], Snapshot]
+"""Finds out how fast VMs write, before their migrations are planned."""
 
 ADVICE_SHARE, ADVICE_SECONDS = 0.05, 1.5
 """Of the solver's time, and at most, to find out how many hosts there are to spare."""
@@ -61,6 +65,8 @@ class Request:
     """Told of the placements that the search finds on the way."""
     deadline_seconds: float | None = None
     """By when everything has to be over, counted from the start of the rollout."""
+    measure: Measure | None = None
+    """Told which VMs are to move, when that is known. `None`: what the snapshot says will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,17 +82,23 @@ class Cycle:
 def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
     """Take a snapshot through forecast, placement and planning."""
     snapshot = with_evacuation(snapshot, policy)
-    demand = forecast_demand(snapshot)
+    demand = forecast_demand(snapshot, policy)
     load = imbalance(snapshot, demand, policy)
     quiet = is_quiet(snapshot, demand, policy, load)
     placement = stay(snapshot) if quiet else _placed(snapshot, demand, policy, request)
     answer = stay(snapshot) if isinstance(placement, Unsolved) else placement
+    snapshot = measured(snapshot, answer, request)
     plan = plan_towards(answer, snapshot, demand, policy, request)
     too_late = bool(plan.breaks_deadline)
     is_followed = {**snapshot.assignment, **plan.final_assignment} == dict(answer.assignment)
     has_objective = is_followed and not quiet and isinstance(placement, Placement)
     explanation = explained(answer, plan, snapshot, demand, policy, request)
-    notes = (*notes_on(snapshot, policy), *(() if is_followed else (DOES_LESS,)))
+    closed = out_of_hours(plan, policy, request.now)
+    notes = (
+        *notes_on(snapshot, policy),
+        *((f"the moves are for the next maintenance window: {closed}",) if closed else ()),
+        *(() if is_followed else (DOES_LESS,)),
+    )
     plan = replace(
         plan,
         verdict=plan.verdict if too_late else judge(snapshot, policy, load, placement, plan),
@@ -94,6 +106,14 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
         explanation=replace(explanation, notes=notes),
     )
     return Cycle(snapshot=snapshot, demand=demand, placement=placement, plan=plan)
+
+
+def measured(snapshot: Snapshot, placement: Placement, request: Request) -> Snapshot:
+    """The snapshot with what is found out about the VMs that a placement moves."""
+    if request.measure is None:
+        return snapshot
+    moves = [vm for vm, host in placement.assignment.items() if snapshot.assignment[vm] != host]
+    return request.measure(snapshot, moves) if moves else snapshot
 
 
 def plan_towards(

@@ -3,7 +3,9 @@
 Three threads have a part in it. The scheduler's says when a policy is due. One worker goes
 through the cycles that are due, one after the other, so that there are never two at once. The main
 thread listens to signals and tells the service manager that all three are alive. A fourth serves
-API and metrics, from what the others put up for it; without it everything goes on as well.
+API and metrics, from what the others put up for it; without it everything goes on as well. A
+fifth keeps finding out whether this daemon leads: one that stands by for another looks at nothing.
+A sixth looks, while the end of a migration is in doubt, whether its VM runs twice.
 
     SIGHUP          settings and policies are read anew; if they are bad the old ones stay
     SIGTERM, SIGINT nothing new is started, and after a moment's grace the process leaves;
@@ -20,38 +22,31 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.cron import CronTrigger
-from apscheduler.triggers.interval import IntervalTrigger
-
-from rebalancer.errors import ExitCode, LockHeldError, RebalancerError, UsageError
+from rebalancer.errors import ExitCode, LockHeldError, RebalancerError
 from rebalancer.rollout.events import Event
+from rebalancer.rollout.leaders import Leaders
 from rebalancer.rollout.steps import StopRequest
 from rebalancer.service import api_daemon
 from rebalancer.service.access import Where, open_for_change, open_for_reading
 from rebalancer.service.api_notices import Noticeboard, Notices, Seen
 from rebalancer.service.approved import carry_out_approved, keep_if_recommended
-from rebalancer.service.config import RunMode, Settings
-from rebalancer.service.duty import (
-    Considered,
-    Duty,
-    Reach,
-    Report,
-    duty_of,
-    remember,
-    tour,
-)
+from rebalancer.service.clock import SystemClock
+from rebalancer.service.config import Settings, journal_url
+from rebalancer.service.duty import Considered, Duty, Reach, Report
+from rebalancer.service.leading import Leadership, Role, Standing, fenced
 from rebalancer.service.logs import set_up_logs
+from rebalancer.service.memory import give_back, keep_small
 from rebalancer.service.notify import Notifier, watchdog_seconds
-from rebalancer.service.policy_file import parse_policy, read_policy
-from rebalancer.service.session import Session, open_session
+from rebalancer.service.setup import Load, Setup, load_setup
+from rebalancer.service.split_watch import Means, SplitWatch
 from rebalancer.service.stability import PastCycle
+from rebalancer.service.timetable import Timetable, next_cycle
+from rebalancer.service.touring import remember, tour
 
 log = logging.getLogger(__name__)
 
@@ -67,52 +62,9 @@ class LeavingError(Exception):
     """The daemon leaves while transfers are under way; the journal says which."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What a daemon does, as its files have it."""
-
-    session: Session
-    duties: Mapping[str, Duty]
-
-    @property
-    def settings(self) -> Settings:
-        """The settings in force."""
-        return self.session.settings
-
-
-type Load = Callable[[], Setup]
-
-
-def load_setup(config: Path | None, policy: Path | None = None, *, auto: bool = False) -> Setup:
-    """Read settings and policies; raise what is wrong with them."""
-    session = open_session(config)
-    settings = session.settings
-    if not settings.hosts:
-        raise UsageError(
-            "no hosts are configured: list them in a file and name it with --config "
-            "(config/rebalancer.yaml explains every key)"
-        )
-    mode = RunMode.AUTO if auto else settings.mode
-    duties = list(_duties(settings, policy, mode))
-    names = [duty.name for duty in duties]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"two policies are called {', '.join(twice)}: rename one of them")
-    return Setup(session=session, duties={duty.name: duty for duty in duties})
-
-
-def _duties(settings: Settings, named: Path | None, mode: RunMode) -> list[Duty]:
-    main = named or settings.policy
-    found = [(read_policy(main), mode)] if main is not None else []
-    if named is None:
-        found += [(read_policy(entry.file), entry.mode or mode) for entry in settings.policies]
-    if not found:
-        default = {"schema_version": 1, "name": "default"}
-        found = [(parse_policy(default, origin="the default policy"), mode)]
-    return [duty_of(settings, policy, own) for policy, own in found]
-
-
 def run(config: Path | None, policy: Path | None, *, auto: bool) -> ExitCode:
     """Run until a signal ends it."""
+    keep_small()
 
     def load() -> Setup:
         return load_setup(config, policy, auto=auto)
@@ -162,9 +114,9 @@ class Daemon:
         self._told_to_stop_at: float | None = None
         self._board = Noticeboard()
         self._api = api_daemon.Api(self._board, lambda: self._setup.session, self._is_due)
-        self._scheduler = BackgroundScheduler(
-            timezone=None, job_defaults={"coalesce": True, "max_instances": 1}
-        )
+        self._timetable = Timetable(self._is_due)
+        self._leadership: Leadership | None = None
+        self._split_watch = SplitWatch(self._means_to_watch)
 
     @property
     def notices(self) -> Notices:
@@ -179,12 +131,15 @@ class Daemon:
         duty = setup.duties.get(name)
         if duty is None:
             return ""
+        if (standing := self._standing) is not None and standing.role is Role.STANDS_BY:
+            self._put_up(setup, duty, standing.text, seconds=0.0)
+            return standing.text
         began = time.monotonic()
         self._board.begin(name, _now())
         level = logging.INFO
         report: Report | None = None
         try:
-            reach = replace(self._reach(setup.settings), on_considered=self._on_considered)
+            reach = self._reach_for(setup.settings)
             report = carry_out_approved(setup.session, duty, reach)
             report = report or tour(setup.session, duty, reach)
             verdict = report.verdict
@@ -202,16 +157,19 @@ class Daemon:
         if report is None:
             self._remember_trouble(setup, name, verdict)
         seconds = time.monotonic() - began
+        self._put_up(setup, duty, verdict, seconds)
+        self._tell(setup, duty, report, verdict, level, seconds)
+        return verdict
+
+    def _put_up(self, setup: Setup, duty: Duty, verdict: str, seconds: float) -> None:
         self._board.end(
-            name,
+            duty.name,
             duty.mode,
             verdict,
             at=_now(),
             took_seconds=seconds,
-            next_at=_next_cycle(duty, setup.settings),
+            next_at=next_cycle(duty, setup.settings),
         )
-        self._tell(setup, duty, report, verdict, level, seconds)
-        return verdict
 
     def _on_considered(self, duty: Duty, considered: Considered) -> None:
         self._board.saw(duty.name, duty.mode, Seen.of(considered.cycle))
@@ -250,6 +208,13 @@ class Daemon:
         )
         self._notifier.status(f"{duty.name}: {verdict}")
 
+    def _reach_for(self, settings: Settings) -> Reach:
+        reach = replace(self._reach(settings), on_considered=self._on_considered)
+        if (leadership := self._leadership) is None:
+            return reach
+        open_it = reach.for_change
+        return replace(reach, for_change=lambda: fenced(open_it(), leadership.confirm))
+
     def _configured(self, settings: Settings) -> Reach:
         return Reach(
             for_reading=lambda: open_for_reading(settings, Where()),
@@ -275,6 +240,14 @@ class Daemon:
             )
         return StopRequest.FINISH
 
+    def _means_to_watch(self) -> Means | None:
+        """What it takes to look for VMs that run twice; `None` unless this daemon leads."""
+        if (standing := self._standing) is not None and standing.role is not Role.LEADS:
+            return None
+        setup = self._setup
+        duty = next(iter(setup.duties.values()))
+        return Means(session=setup.session, duty=duty, reach=self._reach_for(setup.settings))
+
     def _work(self) -> None:
         while True:
             name = self._due.get()
@@ -287,6 +260,7 @@ class Daemon:
                 self.run_due(name)
             finally:
                 self._pulse.busy = False
+            give_back()
 
     def _is_due(self, name: str) -> None:
         """Hand a policy to the worker; one that still waits for its turn does not queue twice."""
@@ -294,41 +268,39 @@ class Daemon:
             self._queued.add(name)
             self._due.put(name)
 
-    # Time --------------------------------------------------------------------------------------
+    # Who acts ----------------------------------------------------------------------------------
 
-    def _schedule(self, *, first: bool) -> None:
-        """Give every policy its hours; one that is kept keeps the instant of its next cycle."""
-        settings = self._setup.settings.daemon
-        known = {job.id: job.next_run_time for job in self._scheduler.get_jobs()}
-        for name in known.keys() - self._setup.duties.keys():
-            self._scheduler.remove_job(name)
-        for name, duty in self._setup.duties.items():
-            options = {}
-            if duty.policy.active.cron is None:
-                latest = _now() + timedelta(seconds=settings.interval_seconds)
-                options["next_run_time"] = (
-                    _now() if first or name not in known else min(known[name], latest)
-                )
-            self._scheduler.add_job(
-                self._is_due,
-                trigger_of(duty, settings.interval_seconds, settings.jitter_share),
-                args=[name],
-                id=name,
-                replace_existing=True,
-                misfire_grace_time=None,
-                **options,
-            )
+    @property
+    def _standing(self) -> Standing | None:
+        """Where this daemon stands; `None`: there is no other that it would have to mind."""
+        return self._leadership.standing if self._leadership is not None else None
 
-    def _mend_after_a_clock_jump(self) -> None:
-        """Put off no cycle for hours because the machine's clock was set back."""
-        settings = self._setup.settings.daemon
-        latest = _now() + timedelta(seconds=settings.interval_seconds * 2 + 60)
-        for job in self._scheduler.get_jobs():
-            duty = self._setup.duties.get(job.id)
-            is_paced = duty is not None and duty.policy.active.cron is None
-            if is_paced and job.next_run_time > latest:
-                log.warning("clock_jumped", extra={"policy": job.id})
-                job.modify(next_run_time=_now())
+    def _take_part(self) -> None:
+        """Lead the cluster, or stand by for whoever does."""
+        settings = self._setup.settings
+        url = journal_url(settings)
+        self._leadership = Leadership(
+            lambda: Leaders.open(url, SystemClock()), settings.cluster, self._on_standing
+        )
+        self._leadership.start()
+
+    def _take_part_elsewhere(self, before: Settings) -> None:
+        """After a reload: another journal or cluster has a leader of its own."""
+        now = self._setup.settings
+        if (journal_url(before), before.cluster) == (journal_url(now), now.cluster):
+            return
+        if self._leadership is not None:
+            self._leadership.stop()
+        self._take_part()
+
+    def _on_standing(self, standing: Standing) -> None:
+        """Put up where this daemon stands; who begins to lead looks at everything at once."""
+        self._board.stand(standing.role, standing.text)
+        self._notifier.status(standing.text)
+        # At the start the timetable does that.
+        if standing.role is not Role.UNSURE and self._timetable.is_alive:
+            for name in self._setup.duties:
+                self._is_due(name)
 
     # The main thread ---------------------------------------------------------------------------
 
@@ -340,11 +312,13 @@ class Daemon:
             signal.signal(number, lambda got, _: signals.put(signal.Signals(got)))
         worker = threading.Thread(target=self._work, name="cycles", daemon=True)
         worker.start()
-        self._schedule(first=True)
-        self._scheduler.start()
+        self._take_part()
+        self._split_watch.start()
+        self._timetable.plan(self._setup.duties, self._setup.settings)
+        self._timetable.start()
         self._open_api()
-        self._notifier.ready(self._summary())
-        log.info("started", extra={"summary": self._summary()})
+        self._notifier.ready(self._introduction)
+        log.info("started", extra={"summary": self._setup.summary})
         every = min(LISTEN_SECONDS, watchdog / 3) if watchdog else LISTEN_SECONDS
         while True:
             if self._is_alive(worker):
@@ -352,7 +326,7 @@ class Daemon:
             try:
                 got = signals.get(timeout=every)
             except queue.Empty:
-                self._mend_after_a_clock_jump()
+                self._timetable.mend_after_a_clock_jump()
                 continue
             if got is signal.SIGHUP:
                 self.reload()
@@ -364,7 +338,7 @@ class Daemon:
         settings = self._setup.settings
         self._board.expect(
             {
-                name: (duty.mode, _next_cycle(duty, settings))
+                name: (duty.mode, next_cycle(duty, settings))
                 for name, duty in self._setup.duties.items()
             }
         )
@@ -374,9 +348,8 @@ class Daemon:
         settings = self._setup.settings
         patience = LEAST_STUCK_SECONDS + 2 * settings.placement.time_limit_seconds
         patience += settings.collect.sampling_seconds + settings.collect.timeout_seconds
-        scheduler = getattr(self._scheduler, "_thread", None)
-        is_scheduling = scheduler is not None and scheduler.is_alive()
-        return worker.is_alive() and is_scheduling and not self._pulse.is_stuck(patience)
+        is_stuck = self._pulse.is_stuck(patience)
+        return worker.is_alive() and self._timetable.is_alive and not is_stuck
 
     def reload(self) -> bool:
         """Read settings and policies anew; keep the old ones if the new are bad."""
@@ -388,18 +361,20 @@ class Daemon:
             first = str(error).splitlines()[0]
             self._notifier.ready(f"kept the old settings, the new ones are bad: {first}")
             return False
-        self._setup = setup
+        before, self._setup = self._setup.settings, setup
         set_up_logs(setup.settings.daemon.log)
-        self._schedule(first=False)
+        self._take_part_elsewhere(before)
+        self._timetable.plan(setup.duties, setup.settings)
         self._open_api()
-        log.info("reloaded", extra={"summary": self._summary()})
-        self._notifier.ready(self._summary())
+        log.info("reloaded", extra={"summary": self._setup.summary})
+        self._notifier.ready(self._introduction)
         return True
 
-    def _summary(self) -> str:
-        duties = ", ".join(f"{duty.name} ({duty.mode})" for duty in self._setup.duties.values())
-        settings = self._setup.settings
-        return f"cluster {settings.cluster}, {len(settings.hosts)} hosts, policies: {duties}"
+    @property
+    def _introduction(self) -> str:
+        standing = self._standing
+        stands_by = standing is not None and standing.role is Role.STANDS_BY
+        return standing.text if standing and stands_by else self._setup.summary
 
     def _leave(self, got: signal.Signals, every: float) -> ExitCode:
         """Let what runs come to an end for a moment, then go."""
@@ -407,29 +382,16 @@ class Daemon:
         log.info("stopping", extra={"signal": got.name})
         now = time.monotonic()
         self._told_to_stop_at = now
-        self._scheduler.shutdown(wait=False)
+        self._timetable.stop()
+        self._split_watch.stop()
         while self._pulse.busy and time.monotonic() - now < GRACE_SECONDS + LEAVE_SECONDS:
             self._notifier.alive()
             threading.Event().wait(min(every, 0.2))
+        if self._leadership is not None:
+            self._leadership.stop()
         self._api.close()
         log.info("stopped", extra={"left_behind": self._pulse.busy})
         return ExitCode.INTERRUPTED if got is signal.SIGINT else ExitCode.TERMINATED
-
-
-def trigger_of(duty: Duty, interval_seconds: float, jitter_share: float) -> BaseTrigger:
-    """When a policy is due: at its hours, else every so often, not always at the same second."""
-    if duty.policy.active.cron is not None:
-        return CronTrigger.from_crontab(duty.policy.active.cron)
-    jitter = int(interval_seconds * jitter_share)
-    return IntervalTrigger(seconds=interval_seconds, jitter=jitter or None)
-
-
-def _next_cycle(duty: Duty, settings: Settings) -> datetime | None:
-    """Say when a policy is due again if nothing gets in its way."""
-    daemon = settings.daemon
-    trigger = trigger_of(duty, daemon.interval_seconds, daemon.jitter_share)
-    due: datetime | None = trigger.get_next_fire_time(None, _now())
-    return due
 
 
 def _now() -> datetime:

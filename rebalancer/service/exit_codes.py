@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import MigrationState, Outcome, Plan, VerdictKind
 from rebalancer.errors import ExitCode
 
@@ -13,6 +14,11 @@ def for_plan(plan: Plan, *, detailed: bool = False) -> ExitCode:
     if plan.verdict.kind is VerdictKind.BLOCKED or plan.verdict.is_unmet:
         return ExitCode.BLOCKED
     return ExitCode.CHANGES_PRESENT if detailed and plan.migrations else ExitCode.SUCCESS
+
+
+def for_cycle(plan: Plan, snapshot: Snapshot) -> ExitCode:
+    """Of a cycle that moved nothing: telemetry too poor to act on is an answer of its own."""
+    return ExitCode.NOT_OBSERVED if snapshot.usage_fault else for_plan(plan)
 
 
 def for_rollout(outcomes: Sequence[Outcome], *, is_stopped: bool = False) -> ExitCode:

@@ -61,7 +61,7 @@ def explain(
         cycle = plan_for(session, access, seen, in_force)
         view = _View(cycle.snapshot, cycle.demand, in_force, cycle.plan)
     else:
-        view = _View(seen, forecast_demand(seen), in_force, read_plan(plan))
+        view = _View(seen, forecast_demand(seen, in_force), in_force, read_plan(plan))
         _warn_if_it_is_about_something_else(session, view)
     render_why(view.report(which, asked), output, session.out, wide=wide)
     return ExitCode.SUCCESS

@@ -16,11 +16,13 @@ from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.planning.accuracy import Accuracy, accuracy_of
 from rebalancer.rollout.journal import Journal
+from rebalancer.rollout.leaders import Leaders
 from rebalancer.rollout.lease import LeaseHolder, is_dead
 from rebalancer.rollout.records import MigrationRow, RolloutRow, RolloutStatus
 from rebalancer.service import exit_codes, options
 from rebalancer.service.access import ReadAccess, Where, open_for_reading, policy_of
 from rebalancer.service.account import HistoryRow, HostNote, RunningRow, Status
+from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import effective_settings, journal_url, load_settings
 from rebalancer.service.cycle import Cycle
 from rebalancer.service.cycle_history import CycleHistory
@@ -46,6 +48,7 @@ from rebalancer.service.session import (
     open_session,
     plan_for,
     policy_for,
+    with_dirty_rates,
 )
 from rebalancer.service.stability import look_back_seconds, rests_ignored
 from rebalancer.service.steering import throttled_text
@@ -74,9 +77,9 @@ def plan(
     session = open_session(config, placement__time_limit_seconds=solver_time)
     access = open_for_reading(session.settings, Where(scenario=scenario, snapshot=snapshot))
     in_force = policy_for(session, access, policy)
-    seen = observe(session, access, probe=probe)
+    seen = observe(session, access)
     tell = progress_to(session.err) if verbose else None
-    cycle = plan_for(session, access, seen, in_force, tell=tell)
+    cycle = plan_for(session, access, seen, in_force, tell=tell, probe=probe)
     if out is not None:
         write_plan(cycle.plan, out)
     render_plan(
@@ -117,7 +120,9 @@ def take_snapshot(
     """Observe the cluster; save what was seen for a replay or a bug report."""
     session = open_session(config)
     access = open_for_reading(session.settings, Where(scenario=scenario, snapshot=snapshot))
-    seen = observe(session, access, probe=probe)
+    seen = observe(session, access)
+    if probe:
+        seen = with_dirty_rates(session, access, seen, seen.vm_by_id)
     if file is not None:
         write_snapshot(seen, file)
     render_snapshot_summary(seen, Format.TABLE, session.out, wide=wide)
@@ -258,6 +263,7 @@ def _status(session: Session, journal: Journal | None) -> Status:
         last_verdict="",
         last_verdict_at=None,
         lock_holder=_holder_text(holder),
+        leader=_leader_text(session),
         paused=wishes.why_paused,
         throttled=throttled_text(wishes),
         running=tuple(
@@ -281,6 +287,15 @@ def _with_verdict(session: Session, now: Status) -> Status:
     latest = cycles[-1]
     said = f"{latest.policy}: {latest.verdict}"
     return replace(now, last_verdict=said, last_verdict_at=latest.past.at)
+
+
+def _leader_text(session: Session) -> str:
+    settings = session.settings
+    with Leaders.open(journal_url(settings), SystemClock()) as leaders:
+        leader = leaders.of(settings.cluster)
+    if leader is None or leader.resigned or is_dead(leader.owner):
+        return ""
+    return str(leader)
 
 
 def _holder_text(holder: LeaseHolder | None) -> str:

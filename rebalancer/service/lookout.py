@@ -156,5 +156,8 @@ def _continued_vm(before: Vm | None, vm: Vm) -> Vm:
         dirty_bytes_per_second=(
             vm.dirty_bytes_per_second if measured else before.dirty_bytes_per_second
         ),
+        dirty_error_bytes_per_second=(
+            vm.dirty_error_bytes_per_second if measured else before.dirty_error_bytes_per_second
+        ),
         working_set_bytes=vm.working_set_bytes if measured else before.working_set_bytes,
     )

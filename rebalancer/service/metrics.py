@@ -68,6 +68,11 @@ def _families(
     )
     info.add_metric([cluster, rebalancer.__version__], 1)
     yield info
+    yield GaugeMetricFamily(
+        "rebalancer_leader",
+        "1: this daemon leads; 0: it stands by, or does not know.",
+        value=float(notices.role == "leads"),
+    )
     yield from _cycle_families(notices)
     yield from _plan_families(notices)
     if (seen := notices.newest) is not None:

@@ -21,6 +21,8 @@ OVERLAP = timedelta(seconds=120)
 ROLLOUTS_READ = 50
 SPLIT_BRAIN = "SPLIT BRAIN"
 """What the texts of outcomes begin with where two copies of a VM are active."""
+STALE_COPY = "a stale copy of it stands still"
+"""What they have where the older of two copies waits to be ended."""
 
 _SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _DOWNTIMES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300)
@@ -126,6 +128,8 @@ class Standing:
     """Migrations of which nobody knows how they ended."""
     split_brains: int = 0
     """Those of them with two active copies."""
+    stale_copies: int = 0
+    """Those of them with a paused older copy."""
     cut_short: int = 0
     """Rollouts that nobody carries on."""
 
@@ -146,7 +150,8 @@ def standing_of(journal: Journal | None, cluster: str) -> Standing:
         draining=tuple(sorted(journal.drains(cluster))),
         running=sum(row.state not in not_running for row in rows),
         unknown=len(unknown),
-        split_brains=sum(_is_split_brain(row) for row in unknown),
+        split_brains=sum(_says(row, SPLIT_BRAIN) for row in unknown),
+        stale_copies=sum(_says(row, STALE_COPY) for row in unknown),
         cut_short=0 if is_held else sum(_is_open(rollout) for rollout in unfinished),
     )
 
@@ -155,8 +160,8 @@ def _is_open(rollout: RolloutRow) -> bool:
     return rollout.status is RolloutStatus.RUNNING
 
 
-def _is_split_brain(row: MigrationRow) -> bool:
-    return row.outcome is not None and SPLIT_BRAIN in row.outcome.text
+def _says(row: MigrationRow, words: str) -> bool:
+    return row.outcome is not None and words in row.outcome.text
 
 
 def standing_families(standing: Standing | None) -> Iterator[Metric]:
@@ -183,6 +188,11 @@ def standing_families(standing: Standing | None) -> Iterator[Metric]:
         ("migrations_running", "Migrations under way.", standing.running),
         ("migrations_unknown", "Migrations that wait for `rebalancer recover`.", standing.unknown),
         ("migrations_split_brain", "VMs that were found active twice.", standing.split_brains),
+        (
+            "migrations_stale_copy",
+            "VMs with a paused older copy, which waits to be ended.",
+            standing.stale_copies,
+        ),
         (
             "rollouts_cut_short",
             "Rollouts whose process died, not looked after yet.",

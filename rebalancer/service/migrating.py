@@ -22,9 +22,9 @@ from rebalancer.forecast.demand import forecast_demand
 from rebalancer.planning.obstacles import obstacles
 from rebalancer.service import exit_codes, options
 from rebalancer.service.access import ReadAccess, Where, open_for_reading
-from rebalancer.service.acting import at_work, nothing_was_changed, with_cold
 from rebalancer.service.cycle import Request, plan_towards
 from rebalancer.service.naming import host_called, vm_called
+from rebalancer.service.permissions import with_cold
 from rebalancer.service.report import Format, render_outcomes, render_plan
 from rebalancer.service.session import (
     Session,
@@ -35,6 +35,7 @@ from rebalancer.service.session import (
     who_is_asking,
 )
 from rebalancer.service.verdict import stay
+from rebalancer.service.work import at_work, nothing_was_changed
 
 HOSTS_TRIED = 12
 """Hosts for which a whole plan is made when none was named, emptiest first."""
@@ -59,11 +60,12 @@ def migrate(
     where = Where(scenario=scenario, snapshot=snapshot)
     wish = _Wish(vm=vm, host=host, policy=policy, allow_cold=allow_cold, probe=probe)
     if not yes:
-        plan, _, _ = _planned(session, open_for_reading(session.settings, where), wish)
+        access = open_for_reading(session.settings, where)
+        plan, _, _ = _planned(session, access, wish, acts=False)
         render_plan(plan, output, session.out)
         return nothing_was_changed(session, exit_codes.for_plan(plan))
     with at_work(session, where) as work:
-        plan, seen, in_force = _planned(session, work.access.read, wish)
+        plan, seen, in_force = _planned(session, work.access.read, wish, acts=True)
         if not plan.migrations:
             render_plan(plan, output, session.out)
             return exit_codes.for_plan(plan)
@@ -83,13 +85,18 @@ class _Wish:
     probe: bool
 
 
-def _planned(session: Session, access: ReadAccess, wish: _Wish) -> tuple[Plan, Snapshot, Policy]:
+def _planned(
+    session: Session, access: ReadAccess, wish: _Wish, *, acts: bool
+) -> tuple[Plan, Snapshot, Policy]:
     policy = policy_for(session, access, wish.policy)
     policy = with_cold(policy) if wish.allow_cold else policy
-    snapshot = observe(session, access, probe=wish.probe)
+    snapshot = observe(session, access)
     vm = vm_called(snapshot, wish.vm)
     targets = (host_called(snapshot, wish.host).id,) if wish.host else None
-    plan = plan_one_move(snapshot, policy, request_for(session, access), vm, targets)
+    request = request_for(session, access, probe=wish.probe, acts=acts)
+    if request.measure is not None:
+        snapshot = request.measure(snapshot, [vm.id])
+    plan = plan_one_move(snapshot, policy, request, vm, targets)
     return plan, snapshot, policy
 
 
@@ -103,7 +110,7 @@ def plan_one_move(
     """Plan to move one VM to the first of `targets` that will do, or to the emptiest host."""
     if targets == (vm.host,):
         raise UsageError(f"{vm.name} is on {vm.host} already")
-    demand = forecast_demand(snapshot)
+    demand = forecast_demand(snapshot, policy)
     choice = targets or tuple(_emptiest_first(snapshot, policy, demand, vm))
     plans = (_plan_to(snapshot, policy, demand, request, vm, target) for target in choice)
     tried = []

@@ -34,7 +34,7 @@ Probe = Annotated[
     bool,
     typer.Option(
         "--probe",
-        help="Measure the dirty rates of running VMs first; for that, and only for that, a "
+        help="Measure anew how fast the VMs write that are to move; for that, and only for that, a "
         "connection that may write is opened.",
     ),
 ]
@@ -54,7 +54,8 @@ DetailedExitCode = Annotated[
 ]
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a duration as files write it: `90s`, `5m`, `2h`."""
     return _read(TypeAdapter[float](Seconds), text)
 
 
@@ -74,9 +75,19 @@ Deadline = Annotated[
     float | None,
     typer.Option(
         "--deadline",
-        parser=_seconds,
+        parser=seconds,
         metavar="DURATION",
         help="Refuse unless everything is over by then (30m, 2h) even if every migration takes "
         "as long as its band reaches; the VMs that may be late are named.",
+    ),
+]
+
+BackWithin = Annotated[
+    float | None,
+    typer.Option(
+        "--back-within",
+        parser=seconds,
+        metavar="DURATION",
+        help="With --rolling: how long hosts may take until they answer again; default: 30m.",
     ),
 ]

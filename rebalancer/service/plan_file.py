@@ -158,6 +158,7 @@ class MigrationRecord(FileModel):
     max_downtime_seconds: Amount
     memory_bytes: Count
     predicted: PredictionRecord
+    saved_to: str = ""
 
     def noun(self) -> Migration:
         """Return the migration that this means."""
@@ -188,6 +189,7 @@ class UnmovedRecord(FileModel):
     vm: Name
     vm_name: str = ""
     reasons: tuple[str, ...]
+    waits_for_window: bool = False
 
     def noun(self) -> Unmoved:
         """Return what this means."""
@@ -255,6 +257,8 @@ class PlanRecord(FileModel):
     makespan_upper_seconds: Amount | None = None
     breaks_deadline: tuple[str, ...] = ()
     explanation: ExplanationRecord = ExplanationRecord()
+    drain: Any = None
+    """What `drain -o json` adds for those who read it; a plan is carried out without it."""
 
     def noun(self) -> Plan:
         """Return the plan that this means."""
@@ -268,7 +272,10 @@ class PlanRecord(FileModel):
             "violations_after",
         )
         return Plan(
-            **_given(self, but=("schema_version", "verdict", "objective", "explanation", *listed)),
+            **_given(
+                self,
+                but=("schema_version", "verdict", "objective", "explanation", "drain", *listed),
+            ),
             **{name: _nouns(getattr(self, name)) for name in listed},
             verdict=self.verdict.noun(),
             objective=self.objective.noun() if self.objective else None,

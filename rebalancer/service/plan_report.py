@@ -2,7 +2,7 @@
 
 The verdict comes first, the command to go on with last. Rows are in a fixed order and the text
 depends on nothing but the plan and the width, so that two reports can be compared.
-What became of a plan is told in `account`; `report` puts either on a screen.
+What became of a plan is told in `outcome_report`; `report` puts either on a screen.
 """
 
 from __future__ import annotations
@@ -272,12 +272,18 @@ def _step_row(migration: Migration, names: dict[HostId, str], *, wide: bool) -> 
         migration.mode.value,
         rate_text(migration.bytes_per_second),
         bytes_text(predicted.transfer_bytes),
-        about + seconds_text(predicted.duration_seconds),
-        about + seconds_text(predicted.downtime_seconds),
+        about + _band(predicted.duration_seconds, predicted.duration_upper_seconds, wide=wide),
+        about + _band(predicted.downtime_seconds, predicted.downtime_upper_seconds, wide=wide),
         clock_text(predicted.start_seconds),
         clock_text(predicted.finish_seconds),
         "; ".join(part for part in (migration.reason, why_so) if part),
     )
+
+
+def _band(seconds: float, upper_seconds: float, *, wide: bool) -> str:
+    """Say what is expected; to whoever wants to see all there is, also what may become of it."""
+    text = seconds_text(seconds)
+    return f"{text} ≤ {seconds_text(upper_seconds)}" if wide and upper_seconds > seconds else text
 
 
 def _violations_tables(plan: Plan, *, wide: bool) -> Iterator[Table]:

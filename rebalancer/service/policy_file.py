@@ -173,6 +173,7 @@ def _policy(file: PolicyFile) -> Policy:
         rules=tuple(rule.noun(name) for rule, name in zip(file.rules, names, strict=True)),
         headroom=file.headroom.noun(),
         overcommit=file.overcommit.noun(),
+        forecast=file.forecast.noun(),
         trigger=file.trigger.noun() if file.trigger else None,
         limits=file.limits.noun(),
         migration=file.migration.noun(),

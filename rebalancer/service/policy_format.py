@@ -12,10 +12,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rebalancer.cluster.inventory import Mode
+from rebalancer.cluster.plan import Priority
 from rebalancer.cluster.policy import (
     BalancedResource,
     BalanceGoal,
     DrainGoal,
+    Foresight,
     GeographyCriterion,
     GeographyGoal,
     Goal,
@@ -25,17 +27,19 @@ from rebalancer.cluster.policy import (
     MovementGoal,
     MovementMeasure,
     Overcommit,
+    OverloadMeasure,
     PowerGoal,
     RelieveGoal,
     Trigger,
 )
-from rebalancer.files import Bytes, FileModel, Ratio, Seconds
+from rebalancer.files import Bytes, BytesPerSecond, FileModel, Ratio, Seconds
 from rebalancer.service.rule_format import (
     AtLeastOne,
     HostSelectorSection,
     RuleSection,
     VmSelectorSection,
 )
+from rebalancer.service.window_format import WindowSection
 
 type Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 type MoveCount = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -45,7 +49,7 @@ type Tier = Annotated[int, Field(ge=0, le=100)]
 JOULES_PER_WATT_HOUR = 3600.0
 
 _HEADROOM, _OVERCOMMIT, _TRIGGER = Headroom(), Overcommit(), Trigger()
-_LIMITS, _MIGRATION = Limits(), MigrationPermissions()
+_LIMITS, _MIGRATION, _FORECAST = Limits(), MigrationPermissions(), Foresight()
 _BALANCE, _POWER, _GEOGRAPHY = BalanceGoal(), PowerGoal(), GeographyGoal()
 _MOVEMENT, _DRAIN, _RELIEVE = MovementGoal(), DrainGoal(), RelieveGoal()
 
@@ -244,6 +248,24 @@ class OvercommitSection(FileModel):
         return Overcommit(cpu=self.cpu, memory=self.memory)
 
 
+class ForecastSection(FileModel):
+    """How demand is foreseen."""
+
+    horizon: Annotated[Seconds, Field(gt=0)] = _FORECAST.horizon_seconds
+    peak: Annotated[Ratio, Field(ge=0.5, lt=1)] = _FORECAST.peak_quantile
+    pooled: bool = _FORECAST.is_pooled
+    overload: OverloadMeasure = _FORECAST.overload
+
+    def noun(self) -> Foresight:
+        """Return the foresight that this means."""
+        return Foresight(
+            horizon_seconds=self.horizon,
+            peak_quantile=self.peak,
+            is_pooled=self.pooled,
+            overload=self.overload,
+        )
+
+
 class TriggerSection(FileModel):
     """When anything moves at all."""
 
@@ -271,6 +293,8 @@ class LimitsSection(FileModel):
     moves_into_host: MoveCount | None = _LIMITS.moves_into_host
     moves_between_sites: MoveCount | None = _LIMITS.moves_between_sites
     memory_between_sites: Annotated[Bytes, Field(ge=0)] | None = _LIMITS.bytes_between_sites
+    migrations_per_day: MoveCount | None = _LIMITS.migrations_per_day
+    moved_memory_per_day: Annotated[Bytes, Field(ge=0)] | None = _LIMITS.moved_bytes_per_day
     per_host_out: AtLeastOne = _LIMITS.per_host_out
     per_host_in: AtLeastOne = _LIMITS.per_host_in
     cluster: AtLeastOne = _LIMITS.cluster
@@ -288,6 +312,8 @@ class LimitsSection(FileModel):
             moves_into_host=self.moves_into_host,
             moves_between_sites=self.moves_between_sites,
             bytes_between_sites=self.memory_between_sites,
+            migrations_per_day=self.migrations_per_day,
+            moved_bytes_per_day=self.moved_memory_per_day,
             per_host_out=self.per_host_out,
             per_host_in=self.per_host_in,
             cluster=self.cluster,
@@ -304,6 +330,12 @@ class MigrationSection(FileModel):
     max_downtime: Annotated[Seconds, Field(gt=0)] = _MIGRATION.max_downtime_seconds
     max_suspend: Annotated[Seconds, Field(gt=0)] = _MIGRATION.max_suspend_seconds
     max_duration: Annotated[Seconds, Field(gt=0)] = _MIGRATION.max_duration_seconds
+    save_to: Annotated[str, Field(min_length=1, max_length=200)] | None = _MIGRATION.save_to
+    save_rate: Annotated[BytesPerSecond, Field(gt=0)] = _MIGRATION.save_bytes_per_second
+    windows: tuple[WindowSection, ...] = ()
+    windows_for: Annotated[tuple[Priority, ...], Field(min_length=1)] = tuple(
+        sorted(_MIGRATION.windows_for)
+    )
 
     def noun(self) -> MigrationPermissions:
         """Return the permissions that this means."""
@@ -314,6 +346,10 @@ class MigrationSection(FileModel):
             max_downtime_seconds=self.max_downtime,
             max_suspend_seconds=self.max_suspend,
             max_duration_seconds=self.max_duration,
+            save_to=self.save_to,
+            save_bytes_per_second=self.save_rate,
+            windows=tuple(window.noun() for window in self.windows),
+            windows_for=frozenset(self.windows_for),
         )
 
 
@@ -331,6 +367,7 @@ class PolicyFile(FileModel):
     rules: tuple[RuleSection, ...] = ()
     headroom: HeadroomSection = HeadroomSection()
     overcommit: OvercommitSection = OvercommitSection()
+    forecast: ForecastSection = ForecastSection()
     trigger: TriggerSection | None = TriggerSection()
     limits: LimitsSection = LimitsSection()
     migration: MigrationSection = MigrationSection()

@@ -36,11 +36,6 @@ from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.power_steps import PowerMark
 from rebalancer.service import options
 from rebalancer.service.access import ReadAccess, Where, open_for_reading
-from rebalancer.service.acting import (
-    nothing_was_changed,
-    refuse_if_paused,
-    refuse_if_unrecovered,
-)
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url
 from rebalancer.service.power_switches import (
@@ -54,6 +49,11 @@ from rebalancer.service.power_view import power_marks
 from rebalancer.service.session import Session, drain_marks, observe, open_session, policy_for
 from rebalancer.service.signals import StopSwitch
 from rebalancer.service.wording import count_text
+from rebalancer.service.work import (
+    nothing_was_changed,
+    refuse_if_paused,
+    refuse_if_unrecovered,
+)
 
 ASKED_AT_ONCE = 32
 """Hosts that sleep take the whole time limit to say nothing."""
@@ -130,10 +130,11 @@ class _Sleeping:
         session = self.session
         read = open_for_reading(session.settings, Where())
         snapshot = observe(session, read)
+        policy = policy_for(session, read, self.policy)
         return PowerScene(
             snapshot=snapshot,
-            demand=forecast_demand(snapshot),
-            policy=policy_for(session, read, self.policy),
+            demand=forecast_demand(snapshot, policy),
+            policy=policy,
             marks=power_marks(session.settings, snapshot.cluster),
             drained=frozenset(drain_marks(session, snapshot.cluster)),
             allow_autostart=session.settings.power.allow_autostart,

@@ -17,6 +17,7 @@ from rebalancer.cluster.plan import PowerAction, PowerStep
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import RebalancerError
 from rebalancer.forecast.demand import forecast_demand
+from rebalancer.rollout.lease import Lease
 from rebalancer.rollout.power import Census, NoCensus
 from rebalancer.rollout.power_executor import PowerOutcome, PowerTools, settle, sleep, wake
 from rebalancer.rollout.power_guard import (
@@ -73,20 +74,33 @@ def switch_hosts(
         ):
             if journal.wishes(read.cluster).why_paused or journal.unfinished(read.cluster):
                 return ""
-            tools = PowerTools(
-                driver=access.power,
-                census=access.census,
-                journal=power,
-                lease=lease,
-                clock=read.clock,
-                times=power_times(session.settings),
-                cuts_power=session.settings.power.cut_power,
-                should_stop=should_stop,
-            )
+            tools = power_tools(session.settings, access, power, lease, should_stop)
             return power_verdict(carry_out_power(duty, steps, tools))
     except RebalancerError as error:
         log.error("power_failed", extra={"error": str(error)})  # noqa: TRY400  the sentence says it all
         return f"; no host was switched: {error}"
+
+
+def power_tools(
+    settings: Settings,
+    access: ChangeAccess,
+    journal: PowerJournal,
+    lease: Lease,
+    should_stop: Callable[[], StopRequest],
+) -> PowerTools:
+    """Put together what hosts are switched with, where the settings let them be switched."""
+    assert access.power is not None, "nothing switches hosts"
+    assert access.census is not None, "nobody can be asked what is on a host"
+    return PowerTools(
+        driver=access.power,
+        census=access.census,
+        journal=journal,
+        lease=lease,
+        clock=access.read.clock,
+        times=power_times(settings),
+        cuts_power=settings.power.cut_power,
+        should_stop=should_stop,
+    )
 
 
 def power_duty_of(
@@ -105,7 +119,7 @@ def power_duty_of(
         rhythm=rhythm,
         look=lambda: observe(session, access.read),
         drained=drained,
-        switchable=can_switch(session.settings),
+        switchable=can_switch(session.settings) | access.switchable,
     )
 
 
@@ -150,10 +164,7 @@ def _switched(
         if tools.should_stop():
             return
         tools.journal.heartbeat(tools.lease)
-        if step.action is PowerAction.WAKE:
-            yield _wake(duty, step.host, tools)
-        else:
-            yield _sleep(duty, step.host, tools)
+        yield switch_one(duty, step, tools)
 
 
 def _due(duty: PowerDuty, steps: Sequence[PowerStep], tools: PowerTools) -> list[PowerStep]:
@@ -185,6 +196,13 @@ def count(
     )
 
 
+def switch_one(duty: PowerDuty, step: PowerStep, tools: PowerTools) -> PowerOutcome:
+    """Judge one host by what is seen now, and switch it if nothing speaks against it."""
+    if step.action is PowerAction.WAKE:
+        return _wake(duty, step.host, tools)
+    return _sleep(duty, step.host, tools)
+
+
 def _wake(duty: PowerDuty, host: HostId, tools: PowerTools) -> PowerOutcome:
     marks = tools.journal.marks(tools.lease.cluster)
     against = reasons_not_to_wake(host, marks, duty.drained(), by_operator=False)
@@ -205,7 +223,7 @@ def scene_of(duty: PowerDuty, snapshot: Snapshot, marks: Mapping[HostId, PowerMa
     """Put together by what a host is judged."""
     return PowerScene(
         snapshot=snapshot,
-        demand=forecast_demand(snapshot),
+        demand=forecast_demand(snapshot, duty.policy),
         policy=duty.policy,
         marks=marks,
         drained=frozenset(duty.drained()),

@@ -89,8 +89,9 @@ class PowerSettings(FileModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     switch: bool = False
-    """Whether the daemon carries out what its plans say of waking hosts and putting them to sleep,
-    where it may act at all (`mode: auto`). `false`: it only says so. Hosts need `power`."""
+    """Whether what plans say of waking hosts and putting them to sleep is carried out: by the
+    daemon where it may act at all (`mode: auto`), and by `apply` and `run --once` with `--yes`.
+    `false`: it is only said. Hosts need `power`."""
     sleep_after_cycles: Annotated[int, Field(ge=1, le=10_000)] = 8
     """A host must have been unneeded in so many cycles in a row before it is put to sleep. Waking
     does not wait."""

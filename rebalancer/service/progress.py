@@ -137,7 +137,7 @@ def event_text(event: Event) -> str:
             route = f"{event.source} → {event.target}"
             return f"{event.vm_name}: moving {route}, {event.mode}{limit}"
         case Note():
-            return f"{event.vm_name}: {event.text}"
+            return f"{event.vm_name}: {event.text}" if event.vm_name else event.text
         case MigrationEnded():
             return f"{event.vm_name}: {outcome_text(event.outcome)}"
         case RolloutEnded():

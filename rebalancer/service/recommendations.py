@@ -7,18 +7,16 @@ night, when nobody expects it any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from rebalancer.cluster.plan import Plan
-from rebalancer.errors import JournalError, PlanRefusedError, UsageError
-from rebalancer.rollout import database
+from rebalancer.errors import PlanRefusedError, UsageError
+from rebalancer.rollout import tables
+from rebalancer.rollout.database import Database
 from rebalancer.rollout.rows import as_instant, as_text
 from rebalancer.service.plan_file import plan_to_json
 
@@ -28,20 +26,7 @@ KEPT = timedelta(days=7)
 MOST_KEPT = 50
 """Of a policy: one that recommends something every five minutes must not fill the disk."""
 
-_metadata = sa.MetaData()
-_table = sa.Table(
-    "recommendations",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("cluster", sa.String, nullable=False),
-    sa.Column("policy", sa.String, nullable=False),
-    sa.Column("plan_id", sa.String, nullable=False, unique=True),
-    sa.Column("plan", sa.Text, nullable=False),
-    sa.Column("expires_at", sa.String, nullable=False),
-    sa.Column("approved_at", sa.String),
-    sa.Column("approved_by", sa.String, nullable=False),
-    sa.Column("ended", sa.Text),
-)
+_table = tables.recommendations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,36 +61,24 @@ class Recommendation:
 class Recommendations:
     """The table of recommended plans. Use it from one thread."""
 
-    def __init__(self, engine: sa.Engine, shown_url: str) -> None:
-        self._engine = engine
-        self._shown_url = shown_url
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Open it at an SQLAlchemy URL, and make its table if it is not there."""
-        try:
-            parsed = sa.make_url(url)
-            one = cls(database.connect(parsed), parsed.render_as_string(hide_password=True))
-        except (SQLAlchemyError, ImportError, OSError) as error:
-            raise JournalError(f"cannot open the journal {url!r}: {error}") from error
-        try:
-            with one._db(writes=True) as db:
-                _metadata.create_all(db)
-        except BaseException:
-            one._engine.dispose()
-            raise
-        return one
+        """Open it at the journal's SQLAlchemy URL; `JournalError` if that cannot be."""
+        return cls(Database.open(url))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     def keep(self, policy: str, plan: Plan, now: datetime) -> None:
         """Keep a plan that was recommended, and throw away what nobody will approve any more."""
         here = sa.and_(_table.c.cluster == plan.cluster, _table.c.policy == policy)
-        with self._db(writes=True) as db:
+        with self._database.writing() as db:
             db.execute(sa.delete(_table).where(_table.c.expires_at < as_text(now - KEPT)))
             db.execute(
                 sa.insert(_table).values(
@@ -124,7 +97,7 @@ class Recommendations:
 
     def find(self, cluster: str, plan_id: str) -> Recommendation | None:
         """Return a recommendation, if there was one."""
-        with self._db() as db:
+        with self._database.reading() as db:
             row = db.execute(_one(cluster, plan_id)).first()
         return _recommendation(row) if row is not None else None
 
@@ -133,7 +106,7 @@ class Recommendations:
 
         Another plan of the same policy that was approved and not begun gives way to it.
         """
-        with self._db(writes=True) as db:
+        with self._database.writing() as db:
             row = db.execute(_one(cluster, plan_id)).first()
             if row is None:
                 raise UsageError(f"no plan {plan_id} was recommended")
@@ -158,6 +131,24 @@ class Recommendations:
             )
         return found
 
+    def reject(self, cluster: str, plan_id: str, text: str) -> None:
+        """Have a plan not carried out; raise `PlanRefusedError` if it is over and done with."""
+        with self._database.writing() as db:
+            row = db.execute(_one(cluster, plan_id)).first()
+            if row is None:
+                raise UsageError(f"no plan {plan_id} was recommended")
+            if row.ended is not None:
+                raise PlanRefusedError(f"plan {plan_id} is over and done with: {row.ended}")
+            db.execute(sa.update(_table).where(_table.c.plan_id == plan_id).values(ended=text))
+
+    def approvable(self, cluster: str, now: datetime) -> list[Recommendation]:
+        """The plans that may be approved, or were and have not begun, the newest last."""
+        here = sa.and_(_table.c.cluster == cluster, _table.c.ended.is_(None))
+        with self._database.reading() as db:
+            rows = db.execute(sa.select(_table).where(here).order_by(_table.c.id)).all()
+        found = (_recommendation(row) for row in rows)
+        return [one for one in found if not one.why_not_approvable(now)]
+
     def waiting(self, cluster: str, policy: str) -> Recommendation | None:
         """Return the plan of a policy that was approved and of which nothing has become yet."""
         query = sa.select(_table).where(
@@ -166,24 +157,14 @@ class Recommendations:
             _table.c.approved_at.is_not(None),
             _table.c.ended.is_(None),
         )
-        with self._db() as db:
+        with self._database.reading() as db:
             row = db.execute(query).first()
         return _recommendation(row) if row is not None else None
 
     def end(self, plan_id: str, text: str) -> None:
         """Note what became of a plan; it cannot be approved any more."""
-        with self._db(writes=True) as db:
+        with self._database.writing() as db:
             db.execute(sa.update(_table).where(_table.c.plan_id == plan_id).values(ended=text))
-
-    @contextmanager
-    def _db(self, *, writes: bool = False) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.connect() as plain:
-                db = plain.execution_options(writes=writes)
-                with db.begin():
-                    yield db
-        except SQLAlchemyError as error:
-            raise JournalError(f"journal {self._shown_url}: {database.advice(error)}") from error
 
 
 def _one(cluster: str, plan_id: str) -> sa.Select[Any]:

@@ -17,13 +17,18 @@ from rebalancer.rollout.executor import execute
 from rebalancer.rollout.journal import Journal
 from rebalancer.service import exit_codes, options
 from rebalancer.service.access import policy_of, simulated
+from rebalancer.service.budgets import settings_for
 from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json, write_plan
-from rebalancer.service.report import Format, render_outcomes, render_plan
+from rebalancer.service.power_rollout import exit_code_with
+from rebalancer.service.rehearsed_day import rehearse_day
+from rebalancer.service.rehearsed_power import RehearsedPower
+from rebalancer.service.report import Format, render_day, render_outcomes, render_plan
 from rebalancer.service.session import Session, open_session, plan_for
 from rebalancer.service.verdict import stuck_on_draining
 from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.day import Day, check_day
 from rebalancer.simulation.expectations import check
 from rebalancer.simulation.scenario import Scenario, read_scenario
 from rebalancer.simulation.simulated_driver import SimulatedDriver
@@ -52,6 +57,8 @@ def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
     cycle = plan_for(session, access, before, policy)
     plan = cycle.plan
     outcomes: tuple[Outcome, ...] = ()
+    power = RehearsedPower(session=session, access=access, datacentre=datacentre)
+    woken = power.wake(plan, policy)
     if plan.migrations:
         with Journal.open("sqlite://", clock) as journal, watching(access, before) as newest:
             outcomes = execute(
@@ -60,11 +67,14 @@ def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
                 clock=clock,
                 journal=journal,
                 snapshot=newest,
-                settings=RolloutSettings.of(policy),
+                settings=settings_for(plan, RolloutSettings.of(policy)),
                 plan_text=plan_to_json(plan),
             ).outcomes
+    took = _seconds_taken(datacentre, plan)
+    slept = power.sleep(plan, policy, outcomes)
     after = access.source.observe()
     code = exit_codes.for_rollout(outcomes) if outcomes else exit_codes.for_plan(plan)
+    code = exit_code_with(code, (*woken, *slept))
     code = exit_codes.for_drain(code, left=len(stuck_on_draining(cycle.snapshot, plan.unmoved)))
     return Rehearsal(
         plan=plan,
@@ -80,7 +90,7 @@ def rehearse(session: Session, scenario: Scenario) -> Rehearsal:
             before,
             after,
             exit_code=code,
-            rollout_seconds=_seconds_taken(datacentre, plan),
+            rollout_seconds=took,
         ),
     )
 
@@ -100,6 +110,8 @@ def simulate(
     """
     session = open_session(config)
     scenario = read_scenario(scenario_file)
+    if scenario.day is not None:
+        return _simulate_day(session, scenario, scenario.day, output)
     done = rehearse(session, scenario)
     if plan_out is not None:
         write_plan(done.plan, plan_out)
@@ -109,6 +121,16 @@ def simulate(
     for line in _closing(done):
         session.err.print(line, highlight=False, markup=False)
     return ExitCode.ERROR if done.unmet else ExitCode.SUCCESS
+
+
+def _simulate_day(session: Session, scenario: Scenario, day: Day, output: Format) -> ExitCode:
+    result = rehearse_day(session, scenario, day)
+    render_day(result, output, session.out)
+    unmet = check_day(day.expect, result)
+    for line in unmet or ("everything that the scenario expects came true",):
+        said = f"not as expected: {line}" if unmet else line
+        session.err.print(said, highlight=False, markup=False)
+    return ExitCode.ERROR if unmet else ExitCode.SUCCESS
 
 
 def _seconds_taken(datacentre: Datacentre, plan: Plan) -> float:

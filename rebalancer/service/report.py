@@ -1,6 +1,6 @@
 """The faces of the program: what each command writes, as tables, Markdown or JSON.
 
-What is said about a plan is in `plan_report`, what about everything else in `account`, how it is
+What is said about what is in modules of its own (`plan_report`, `outcome_report`, …), how it is
 laid out in `layout`. Tables are for people and may change; JSON is for programs and has a
 `schema_version`.
 """
@@ -17,26 +17,24 @@ from enum import StrEnum
 
 from rich.console import Console
 
-from rebalancer.cluster.inventory import Snapshot
+from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.cluster.plan import Outcome, Plan
 from rebalancer.planning.accuracy import Accuracy
 from rebalancer.planning.habits import Learned
-from rebalancer.service.account import (
-    HistoryRow,
-    Status,
-    history_blocks,
-    outcomes_blocks,
-    outcomes_tree,
-    settings_blocks,
-    snapshot_blocks,
-    status_blocks,
-)
+from rebalancer.service.account import HistoryRow, Status, history_blocks, status_blocks
 from rebalancer.service.accuracy_report import accuracy_blocks, learned_blocks
+from rebalancer.service.cluster_report import snapshot_blocks
 from rebalancer.service.config import EffectiveSetting
+from rebalancer.service.day_report import day_blocks, day_tree
+from rebalancer.service.drain_outlook import DrainOutlook
+from rebalancer.service.drain_report import drain_blocks
 from rebalancer.service.layout import Block, Line, print_blocks, to_markdown
+from rebalancer.service.outcome_report import outcomes_blocks, outcomes_tree
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.plan_report import plan_blocks
+from rebalancer.service.settings_report import settings_blocks
 from rebalancer.service.why_report import WhyReport, why_blocks, why_tree
+from rebalancer.simulation.day import DayResult
 
 
 class Format(StrEnum):
@@ -75,6 +73,40 @@ def render_outcomes(
         _write_json(outcomes_tree(plan, outcomes), console)
     else:
         _render(outcomes_blocks(plan, outcomes), output, console)
+
+
+def render_drain(
+    outlook: DrainOutlook, names: Mapping[HostId, str], output: Format, console: Console
+) -> None:
+    """Write what becomes of each VM on hosts that are to be emptied."""
+    _render(drain_blocks(outlook, names), output, console)
+    if output is Format.TABLE:
+        console.print()
+
+
+def drain_plan_tree(plan: Plan, about: Mapping[str, object]) -> dict[str, object]:
+    """The plan of a drain for machines, with what becomes of each VM beside it."""
+    return {**json.loads(plan_to_json(plan)), "drain": about}
+
+
+def drained_tree(
+    plan: Plan, outcomes: Sequence[Outcome], about: Mapping[str, object]
+) -> dict[str, object]:
+    """How a drain went, for machines."""
+    return {**outcomes_tree(plan, outcomes), "drain": about}
+
+
+def render_tree(tree: Mapping[str, object], console: Console) -> None:
+    """Write what machines read."""
+    _write_json(tree, console)
+
+
+def render_day(result: DayResult, output: Format, console: Console) -> None:
+    """Write what came of a day of a scenario."""
+    if output is Format.JSON:
+        _write_json(day_tree(result), console)
+    else:
+        _render(day_blocks(result), output, console)
 
 
 def render_recovery(

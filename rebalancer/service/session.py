@@ -7,7 +7,7 @@ import secrets
 import shlex
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from rich.console import Console
 
-from rebalancer.cluster.inventory import HostId, HostState, Snapshot, VmState
+from rebalancer.cluster.inventory import HostId, HostState, Snapshot, VmId
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import UsageError
 from rebalancer.placement.incumbent import Incumbent
@@ -24,10 +24,13 @@ from rebalancer.planning.habits import Calibration
 from rebalancer.rollout.driver import Clock
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import DrainMark
+from rebalancer.service import dirty_rates
 from rebalancer.service.access import ReadAccess
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url, load_settings
-from rebalancer.service.cycle import Cycle, Request, run_cycle
+from rebalancer.service.config_format import DirtyRateProbing
+from rebalancer.service.cycle import Cycle, Measure, Request, run_cycle
+from rebalancer.service.permissions import encrypted_only
 from rebalancer.service.policy_file import parse_policy, read_policy
 from rebalancer.service.power_view import power_marks, with_power
 from rebalancer.service.workers import workers_for
@@ -56,12 +59,17 @@ class Session:
         with Journal.open(journal_url(self.settings), clock or SystemClock()) as journal:
             yield journal
 
+    @property
+    def has_journal(self) -> bool:
+        """Whether there is one already."""
+        url = sa.make_url(journal_url(self.settings))
+        is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+        return not is_file or Path(str(url.database)).exists()
+
     @contextmanager
     def existing_journal(self) -> Iterator[Journal | None]:
         """Open the journal if there is one: looking does not leave a file behind."""
-        url = sa.make_url(journal_url(self.settings))
-        is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-        if is_file and not Path(str(url.database)).exists():
+        if not self.has_journal:
             yield None
         else:
             with self.journal() as journal:
@@ -80,6 +88,11 @@ def open_session(config: Path | None, **flags: object) -> Session:
 
 def policy_for(session: Session, access: ReadAccess, named: Path | None) -> Policy:
     """Find the policy in force: the one named, the scenario's, the configured one, the default."""
+    found = _policy_for(session, access, named)
+    return encrypted_only(found) if session.settings.rollout.tls else found
+
+
+def _policy_for(session: Session, access: ReadAccess, named: Path | None) -> Policy:
     if named is not None:
         return read_policy(named)
     if access.own_policy is not None:
@@ -96,15 +109,24 @@ def drain_marks(session: Session, cluster: str) -> dict[HostId, DrainMark]:
 
 
 def observe(
-    session: Session, access: ReadAccess, *, probe: bool = False, also_drain: Collection[str] = ()
+    session: Session,
+    access: ReadAccess,
+    *,
+    also_drain: Collection[str] = (),
+    undrained: Collection[HostId] = (),
 ) -> Snapshot:
-    """Look at the cluster; hosts that are to be drained are draining in what is returned."""
+    """Look at the cluster; hosts that are to be drained are draining in what is returned.
+
+    `undrained` are hosts that are to be seen as if their drains had been taken back. What was
+    found out earlier of how fast VMs write is in it, too.
+    """
     snapshot = access.source.observe()
     marked = drain_marks(session, snapshot.cluster) if access.is_real else {}
+    marked = {host: mark for host, mark in marked.items() if host not in undrained}
     if access.is_real:
         snapshot = with_power(snapshot, power_marks(session.settings, snapshot.cluster), marked)
-    snapshot = with_draining(snapshot, {*marked, *hosts_named(snapshot, also_drain)})
-    return with_dirty_rates(snapshot, access) if probe else snapshot
+        snapshot = _with_known_rates(session, access, snapshot)
+    return with_draining(snapshot, {*marked, *hosts_named(snapshot, also_drain)})
 
 
 def hosts_named(snapshot: Snapshot, names: Collection[str]) -> tuple[HostId, ...]:
@@ -133,25 +155,60 @@ def with_draining(snapshot: Snapshot, hosts: Collection[HostId]) -> Snapshot:
     )
 
 
-def with_dirty_rates(snapshot: Snapshot, access: ReadAccess) -> Snapshot:
-    """Measure dirty rates of the running VMs and put them into the snapshot."""
+def with_dirty_rates(
+    session: Session,
+    access: ReadAccess,
+    snapshot: Snapshot,
+    vms: Collection[VmId],
+    *,
+    anew: bool = True,
+) -> Snapshot:
+    """Measure how fast `vms` write as far as that can be done, and put it into the snapshot.
+
+    Unless `anew`, those are left out of which that was measured a short while ago.
+    """
     if access.probe is None:
         raise UsageError("--probe measures running guests; a snapshot file has none")
-    candidates = [vm.id for vm in snapshot.vms if vm.state is VmState.RUNNING and vm.can_move]
-    measured = access.probe().probe(candidates)
-    return replace(
-        snapshot,
-        vms=tuple(
-            replace(
-                vm,
-                dirty_bytes_per_second=rate.bytes_per_second,
-                working_set_bytes=rate.working_set_bytes,
-            )
-            if (rate := measured.get(vm.id)) is not None
-            else vm
-            for vm in snapshot.vms
-        ),
+
+    def past() -> Mapping[VmId, float]:
+        with session.existing_journal() as journal:
+            return dirty_rates.witnessed(journal, access.cluster)
+
+    measurement = dirty_rates.Measurement(
+        cluster=access.cluster,
+        settings=session.settings.dirty_rates,
+        now=access.clock.now(),
+        probe=access.probe,
+        url=journal_url(session.settings) if access.facts is not None else None,
+        past=past,
+        say=lambda text: session.err.print(text, markup=False, highlight=False),
     )
+    return measurement.of(snapshot, vms, anew=anew)
+
+
+def _with_known_rates(session: Session, access: ReadAccess, snapshot: Snapshot) -> Snapshot:
+    # A simulated datacentre is measured as it is, and a file has no present.
+    url = journal_url(session.settings) if access.facts is not None else None
+    settings, now = session.settings.dirty_rates, access.clock.now()
+    known = dirty_rates.remembered_rates(
+        url if session.has_journal else None, access.cluster, now, settings.keep_seconds
+    )
+    return dirty_rates.with_rates(snapshot, known, now, settings.fresh_seconds)
+
+
+def _measure_for(
+    session: Session, access: ReadAccess, *, probe: bool, acts: bool
+) -> Measure | None:
+    """What measures the VMs that are to move; `None` where nobody wants that."""
+    wanted = session.settings.dirty_rates.probe
+    is_due = acts if wanted is DirtyRateProbing.ACTING else wanted is DirtyRateProbing.ALWAYS
+    if not probe and (not is_due or access.facts is None or access.probe is None):
+        return None
+
+    def measure(snapshot: Snapshot, vms: Collection[VmId]) -> Snapshot:
+        return with_dirty_rates(session, access, snapshot, vms, anew=probe)
+
+    return measure
 
 
 def plan_for(
@@ -162,9 +219,17 @@ def plan_for(
     *,
     deadline_seconds: float | None = None,
     tell: Callable[[Incumbent], None] | None = None,
+    probe: bool = False,
+    acts: bool = False,
 ) -> Cycle:
-    """Take a snapshot through all stages up to the plan."""
-    request = request_for(session, access, deadline_seconds=deadline_seconds)
+    """Take a snapshot through all stages up to the plan.
+
+    `probe`: somebody asked for the VMs that are to move to be measured. `acts`: the plan may be
+    carried out right away, so they are measured if the settings do not forbid it.
+    """
+    request = request_for(
+        session, access, deadline_seconds=deadline_seconds, probe=probe, acts=acts
+    )
     with workers_for(session.settings.placement) as workers:
         cycle = run_cycle(snapshot, policy, replace(request, workers=workers, tell=tell))
     for remark in workers.remarks:
@@ -173,7 +238,12 @@ def plan_for(
 
 
 def request_for(
-    session: Session, access: ReadAccess, *, deadline_seconds: float | None = None
+    session: Session,
+    access: ReadAccess,
+    *,
+    deadline_seconds: float | None = None,
+    probe: bool = False,
+    acts: bool = False,
 ) -> Request:
     """Say what a plan that is made now needs to know besides the cluster and the policy."""
     now = access.clock.now()
@@ -187,6 +257,7 @@ def request_for(
         uris=access.uris,
         calibration=learned(session, access),
         deadline_seconds=deadline_seconds,
+        measure=_measure_for(session, access, probe=probe, acts=acts),
     )
 
 

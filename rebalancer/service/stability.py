@@ -18,12 +18,21 @@ from glob import escape
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Host, HostId, HostState, Snapshot, Vm, VmId
 from rebalancer.cluster.plan import Plan, Priority
-from rebalancer.cluster.policy import BalanceGoal, Limits, MovementGoal, Policy, RelieveGoal
+from rebalancer.cluster.policy import (
+    BalanceGoal,
+    Limits,
+    MovementGoal,
+    OverloadMeasure,
+    Policy,
+    RelieveGoal,
+)
 from rebalancer.cluster.rules import Ban
 from rebalancer.cluster.selection import HostSelector, VmSelector
-from rebalancer.cluster.violations import hard_violations
+from rebalancer.cluster.violations import cpu_capacity_cores, hard_violations
 from rebalancer.rollout.records import Move
 from rebalancer.service.wording import count_text, seconds_text
+
+GIB = 1024**3
 
 DAMPING_CYCLES = 3
 """A host must have answered in so many cycles in a row before it receives VMs again."""
@@ -73,6 +82,7 @@ def steadied(
     moves = tuple(moves)
     free = urgent_vms(snapshot, policy, demand) if moves else frozenset()
     cooling = cooling_vms(policy.limits, moves, now)
+    free |= cornered_vms(snapshot, policy, cooling)
     restless = restless_hosts(snapshot, past)
     held = replace(
         snapshot,
@@ -84,6 +94,23 @@ def steadied(
     )
     bans = reverse_bans(snapshot, policy.limits, moves, now, free=free)
     return held, replace(policy, rules=(*policy.rules, *bans))
+
+
+def cornered_vms(snapshot: Snapshot, policy: Policy, cooling: Collection[VmId]) -> frozenset[VmId]:
+    """VMs that do not rest as their host is short of CPU now, and those that may leave are too few.
+
+    Only where the policy has such hosts relieved at once (`forecast: {overload: now}`): after a
+    plan that moved nearly everything, nothing could be done otherwise until the cool-down is over.
+    """
+    found: set[VmId] = set()
+    if policy.forecast.overload is not OverloadMeasure.NOW or not cooling:
+        return frozenset()
+    for host in snapshot.hosts:
+        there = [vm for vm in snapshot.vms_by_host[host.id] if vm.is_active]
+        stays = sum(vm.cpu_used_cores for vm in there if vm.id in cooling or not vm.can_move)
+        if stays > cpu_capacity_cores(host, policy):
+            found.update(vm.id for vm in there)
+    return frozenset(found)
 
 
 def urgent_vms(snapshot: Snapshot, policy: Policy, demand: Demand) -> frozenset[VmId]:
@@ -203,6 +230,58 @@ def _damped(host: Host, restless: Mapping[HostId, str]) -> Host:
 
 def _held(vm: Vm, why: str) -> Vm:
     return replace(vm, blockers=(*vm.blockers, why))
+
+
+# What a day allows --------------------------------------------------------------------------
+
+DAY_SECONDS = 86400.0
+"""Any 24 hours and not a date: at midnight nothing begins anew."""
+
+
+def within_day(policy: Policy, moves_of_a_day: Iterable[Move]) -> Policy:
+    """Return the policy with what is left of its daily budgets as limits of its next plan.
+
+    Only moves for balance count, and only they are held to it: a drain or the repair of a rule
+    does not wait for tomorrow.
+    """
+    limits, spent = policy.limits, _for_balance(moves_of_a_day)
+    bytes_spent = sum(move.memory_bytes for move in spent)
+    return replace(
+        policy,
+        limits=replace(
+            limits,
+            migrations=_left(limits.migrations, limits.migrations_per_day, len(spent)),
+            moved_bytes=_left(limits.moved_bytes, limits.moved_bytes_per_day, bytes_spent),
+        ),
+    )
+
+
+def day_is_spent(limits: Limits, moves_of_a_day: Iterable[Move], now: datetime) -> str:
+    """Say that a daily budget is spent, and when a part of it is free again; empty: it is not."""
+    spent = _for_balance(moves_of_a_day)
+    bytes_spent = sum(move.memory_bytes for move in spent)
+    said = []
+    if (most := limits.migrations_per_day) is not None and len(spent) >= most:
+        said.append(f"{len(spent)} of {count_text(most, 'migration')}")
+    if (most := limits.moved_bytes_per_day) is not None and bytes_spent >= most:
+        said.append(f"{bytes_spent / GIB:.1f} of {most / GIB:.1f} GiB")
+    if not said:
+        return ""
+    first = min((move.at for move in spent), default=now)
+    free_again = max(0.0, DAY_SECONDS - (now - first).total_seconds())
+    when = f"; some of it is free again in {seconds_text(free_again)}" if spent else ""
+    return f"the budget for 24 hours is spent ({', '.join(said)}){when}"
+
+
+def _for_balance(moves: Iterable[Move]) -> tuple[Move, ...]:
+    return tuple(move for move in moves if move.priority is Priority.BALANCE)
+
+
+def _left(per_plan: int | None, per_day: int | None, spent: int) -> int | None:
+    if per_day is None:
+        return per_plan
+    left = max(0, per_day - spent)
+    return left if per_plan is None else min(per_plan, left)
 
 
 # When it is worth it ------------------------------------------------------------------------

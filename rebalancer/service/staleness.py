@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from rebalancer.cluster.inventory import HostId, HostState, Snapshot, VmId
 from rebalancer.cluster.plan import Migration, Plan, PowerAction
 from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.windows import closed_text, span_at
 from rebalancer.errors import PlanRefusedError
 from rebalancer.planning.wording import in_bytes_per_second
 from rebalancer.rollout.admission import link_budgets, uses_the_network
@@ -64,9 +65,19 @@ def _reasons(
             f"the one in force is {policy.name!r} ({policy.fingerprint or 'none'}); "
             "name the plan's own with --policy"
         )
+    if why := out_of_hours(plan, policy, now):
+        yield why
     yield from drift(plan, snapshot)
     for migration in plan.migrations:
         yield from _excesses(migration, snapshot, policy)
+
+
+def out_of_hours(plan: Plan, policy: Policy, now: datetime) -> str:
+    """Why moves of a plan must not be made now, maintenance windows being closed; or nothing."""
+    bound = [m for m in plan.migrations if policy.migration.keeps_to_windows(m.priority)]
+    if not bound or span_at(policy.migration.windows, now) is not None:
+        return ""
+    return closed_text(policy.migration.windows, now)
 
 
 def _untimely(plan: Plan, now: datetime, ttl_seconds: float | None) -> Iterator[str]:

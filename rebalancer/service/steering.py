@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.plan import Priority
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import is_dead
@@ -63,10 +65,16 @@ def cancel(
         bool,
         typer.Option("--abort", help="Call off running transfers, too, where that is possible."),
     ] = False,
+    undrain: Annotated[
+        bool,
+        typer.Option(
+            "--undrain", help="If it drains hosts, let VMs be placed on them again as well."
+        ),
+    ] = False,
 ) -> ExitCode:
     """End the rollout at work: nothing more is started, what runs comes to its end."""
     session = open_session(config)
-    return _say(session, ask_to_cancel(session, abort=abort))
+    return _say(session, ask_to_cancel(session, abort=abort, undrain=undrain))
 
 
 def throttle(
@@ -111,8 +119,8 @@ def ask_to_resume(session: Session) -> str:
     return f"goes on; it was paused {before.why_paused}"
 
 
-def ask_to_cancel(session: Session, *, abort: bool) -> str:
-    """End the rollout at work."""
+def ask_to_cancel(session: Session, *, abort: bool, undrain: bool = False) -> str:
+    """End the rollout at work; with `undrain` the hosts that it empties may be used again."""
     cluster = session.settings.cluster
     with session.existing_journal() as journal:
         at_work = rollout_at_work(journal, cluster) if journal is not None else None
@@ -122,8 +130,29 @@ def ask_to_cancel(session: Session, *, abort: bool) -> str:
             cluster,
             lambda wishes: replace(wishes, stop_rollout=at_work.id, stop_by_aborting=abort),
         )
+        drained = _drained_by(journal, at_work)
+        if undrain:
+            for host in drained:
+                journal.unmark_drain(cluster, host, reason="rebalancer cancel --undrain")
     how = "transfers are called off" if abort else "what was begun comes to its end"
-    return f"plan {at_work.plan_id} is being stopped: {how}"
+    said = f"plan {at_work.plan_id} is being stopped: {how}"
+    if not drained:
+        return said
+    names = " ".join(drained)
+    if undrain:
+        return f"{said}; may be used again: {names}"
+    return f"{said}; nothing is placed on {names} until: rebalancer undrain {names}"
+
+
+def _drained_by(journal: Journal, at_work: RolloutRow) -> tuple[HostId, ...]:
+    """The hosts that a rollout is emptying because somebody wants them drained."""
+    marked = journal.drains(at_work.cluster)
+    leaving = {
+        row.migration.source
+        for row in journal.migrations(at_work.id)
+        if row.migration.priority is Priority.DRAIN
+    }
+    return tuple(sorted(leaving & marked.keys()))
 
 
 def ask_to_throttle(

@@ -100,6 +100,10 @@ def judge(
         broken = _still_broken(plan, policy)
         text = _moves(plan) + _but(snapshot, stuck) + _broken(broken) + _above(plan.above_band)
         return Verdict(kind=VerdictKind.MOVES, text=text, is_unmet=bool(stuck or broken))
+    if plan.unmoved and not stuck and all(one.waits_for_window for one in plan.unmoved):
+        names = _names(snapshot, plan.unmoved)
+        text = f"no move is over before the maintenance window closes; {names} would gain from one"
+        return Verdict(kind=VerdictKind.NO_GAIN, text=text)
     if stuck or plan.unmoved:
         names = _names(snapshot, stuck or plan.unmoved)
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: cannot move {names}")

@@ -31,8 +31,9 @@ from rebalancer.simulation.calls import Call
 from rebalancer.simulation.faults import Fault, FaultScript, Stage
 from rebalancer.simulation.hosts import SimulatedHost
 from rebalancer.simulation.migration import SimulatedMigration, rng_of
-from rebalancer.simulation.network import Carrier, Nic, Wan, Way, share_fairly
+from rebalancer.simulation.network import Carrier, Nic, Uplink, Wan, Way, share_fairly
 from rebalancer.simulation.record import Record
+from rebalancer.simulation.saved_memory import SavedImage
 from rebalancer.simulation.specification import DatacentreSpec, GuestSpec, specification_of
 
 _SHORTEST_STEP_SECONDS = 1e-6
@@ -62,6 +63,8 @@ class Datacentre:
         self.migrations: list[SimulatedMigration] = []
         self.results: dict[tuple[HostId, VmId], TransferProgress] = {}
         """Statistics of ended migrations, by the host that keeps them."""
+        self.images: dict[tuple[str, str], SavedImage] = {}
+        """Guests' memories in files, by storage and name."""
         self.faults = FaultScript(spec.faults)
         self.paces: dict[VmId, float] = {}
         """How many times as fast as usual a guest writes just now."""
@@ -76,6 +79,7 @@ class Datacentre:
             vms=(),
             sites=spec.sites,
             links=spec.links,
+            racks=spec.racks,
         )
         self._capacities = _capacities(self._map)
         self._working_shares: dict[Carrier, float] = {}
@@ -166,8 +170,11 @@ class Datacentre:
         """Return what bytes from one host to another pass."""
         from_host, to_host = self.hosts[source].facts, self.hosts[target].facts
         links = self._map.links_between(from_host, to_host)
+        up, down = self._map.uplinks_between(from_host, to_host)
         return (
             Nic(source, Way.OUT),
+            *((Uplink(up.name, Way.OUT),) if up is not None else ()),
+            *((Uplink(down.name, Way.IN),) if down is not None else ()),
             *(Wan(link.name, from_host.site or "") for link in links),
             Nic(target, Way.IN),
         )
@@ -204,7 +211,10 @@ class Datacentre:
         """Return the host's state as far as the controller can know it."""
         if host.asleep:
             return HostState.ASLEEP
-        return host.facts.state if self.answers(host.id) else HostState.UNKNOWN
+        if not self.answers(host.id):
+            return HostState.UNKNOWN
+        # One that slept at the beginning was woken since.
+        return HostState.UP if host.facts.state is HostState.ASLEEP else host.facts.state
 
     def answers(self, host: HostId) -> bool:
         """Whether the controller gets an answer from the host."""
@@ -343,4 +353,9 @@ def _capacities(snapshot: Snapshot) -> dict[Carrier, float]:
         for link in snapshot.links
         for site in link.between
     }
-    return nics | wans
+    uplinks: dict[Carrier, float] = {
+        Uplink(rack.name, way): rack.uplink_bytes_per_second
+        for rack in snapshot.racks
+        for way in Way
+    }
+    return nics | wans | uplinks

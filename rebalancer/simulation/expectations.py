@@ -68,6 +68,8 @@ class Expectations:
     empty_hosts: tuple[str, ...] = ()
     hosts_free_to_sleep: Between | None = None
     """How many hosts are up and without any VM, or planned to sleep."""
+    hosts_asleep: Between | None = None
+    """How many hosts sleep after the power steps of the plan."""
     two_step_moves: Between | None = None
     """How many VMs move more than once."""
     longest_downtime_seconds: float | None = None
@@ -220,6 +222,9 @@ def _unmet_by_load(expected: Expectations, plan: Plan, after: Snapshot) -> Itera
     free = len(_free_to_sleep(plan, after))
     if expected.hosts_free_to_sleep is not None and not expected.hosts_free_to_sleep.holds(free):
         yield f"{free} hosts are free to sleep, expected {expected.hosts_free_to_sleep}"
+    asleep = sum(host.state is HostState.ASLEEP for host in after.hosts)
+    if expected.hosts_asleep is not None and not expected.hosts_asleep.holds(asleep):
+        yield f"{asleep} hosts are asleep, expected {expected.hosts_asleep}"
 
 
 def _free_to_sleep(plan: Plan, after: Snapshot) -> set[str]:

@@ -10,6 +10,7 @@ from rebalancer.cluster.inventory import HostId, HostState, VmId, VmState
 from rebalancer.rollout.driver import JobKind, Migrate, StateReason
 from rebalancer.simulation.calls import ErrorCode, failure
 from rebalancer.simulation.faults import Fault, FaultKind, Stage
+from rebalancer.simulation.saved_memory import daemon_restarted
 
 if TYPE_CHECKING:
     from rebalancer.simulation.datacentre import Datacentre
@@ -268,6 +269,7 @@ def _restart_daemon(world: Datacentre, host: HostId) -> None:
     _make_unreachable(world, host, world.timings.daemon_restart_seconds)
     for call in world.pending_calls(host):
         call.give(_DAEMON_GONE)
+    daemon_restarted(world.hosts[host])
     for migration in tuple(world.migrations):
         if host in migration.hosts and migration.stage in (Stage.REQUEST, Stage.TRANSFER):
             migration.fail(_CLIENT_LOST)
@@ -309,6 +311,8 @@ def _power_on(world: Datacentre, host: HostId) -> None:
     found = world.hosts[host]
     found.powered = True
     _make_unreachable(world, host, world.timings.boot_seconds)
+
+    daemon_restarted(found)
 
     def autostart() -> None:
         for domain in tuple(found.domains.values()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rebalancer.cluster.inventory import HostId, VmId, VmState
+from rebalancer.cluster.inventory import HostId, HostState, VmId, VmState
 from rebalancer.rollout.driver import Absent, DomainView, JobKind, StateReason
 from rebalancer.simulation.specification import HostSpec
 
@@ -20,6 +20,8 @@ class Process:
     state: VmState
     reason: StateReason
     memory_bytes: int
+    saved_at_seconds: float | None = None
+    """Its memory is that of this second, and it has not run since; `None`: its own."""
     stuck: bool = False
     """It says that it runs and does not: post-copy pages do not arrive."""
 
@@ -50,7 +52,7 @@ class SimulatedHost:
     """One host. It keeps its books; whether what is asked makes sense others have checked."""
 
     def __init__(self, spec: HostSpec, noted: Noted) -> None:
-        """Begin without any VM, with power."""
+        """Begin without any VM, and with power unless it sleeps."""
         self.facts = spec.host
         self.base_cpu = spec.base_cpu
         self.domains: dict[VmId, Domain] = {}
@@ -58,8 +60,8 @@ class SimulatedHost:
         """Names that other people's domains of another UUID already have here."""
         self.taken_memory_bytes = 0
         """Memory for guests that something else than guests has taken."""
-        self.asleep = False
-        self.powered = True
+        self.asleep = spec.host.state is HostState.ASLEEP
+        self.powered = not self.asleep
         self.unreachable_until = 0.0
         """Up to this second the controller gets no answer; the VMs know nothing of it."""
         self._noted = noted

@@ -14,6 +14,8 @@ from rebalancer.rollout.driver import (
     Abort,
     Command,
     CopyDefinition,
+    DiscardImage,
+    EndStaleCopy,
     Failed,
     HostView,
     Look,
@@ -23,8 +25,10 @@ from rebalancer.rollout.driver import (
     ReadProgress,
     ReadResult,
     Reply,
+    Restore,
     Resume,
     Returned,
+    Save,
     SetAutostart,
     SetBandwidth,
     SetMaxDowntime,
@@ -36,6 +40,8 @@ from rebalancer.rollout.driver import (
     Undefine,
     Unreachable,
 )
+from rebalancer.rollout.stale import why_not_end
+from rebalancer.simulation import saved_memory
 from rebalancer.simulation.calls import Call, ErrorCode, failure
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost
@@ -55,6 +61,8 @@ def hosts_asked(command: Command) -> tuple[HostId, ...]:
             return command.hosts
         case CopyDefinition():
             return command.host, command.target
+        case EndStaleCopy():
+            return command.host, command.keep
         case _:
             return (command.host,)
 
@@ -147,9 +155,15 @@ def _reply_to(world: Datacentre, call: Call) -> Reply | None:
     domain = host.domains.get(command.vm)
     if isinstance(command, ReadResult):
         return Returned(value=world.results.get((command.host, command.vm)))
+    if isinstance(command, Restore):
+        return saved_memory.restore(world, call, command)
+    if isinstance(command, DiscardImage):
+        return saved_memory.discard(world, command)
     if domain is None:
         return failure(ErrorCode.NO_DOMAIN, f"Domain not found: no domain {command.vm}")
     match command:
+        case Save():
+            return saved_memory.save(world, call, command, domain)
         case Migrate():
             return _migrate(world, call, command, domain)
         case Abort() | SetMaxDowntime() | SetBandwidth() | SwitchToPostCopy() | ReadProgress():
@@ -164,6 +178,8 @@ def _reply_to(world: Datacentre, call: Call) -> Reply | None:
             return _start(world, host, domain)
         case Undefine() | SetAutostart():
             return _change_definition(host, domain, command)
+        case EndStaleCopy():
+            return _end_stale_copy(world, host, command)
         case CopyDefinition() | MoveDefinition():
             return _copy_definition(world, host, domain, command)
 
@@ -316,6 +332,7 @@ def _resume(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
         return _busy(domain)
     if world.is_locked(domain.vm):
         return failure(ErrorCode.INTERNAL, 'Failed to get "write" lock')
+    saved_memory.note_resumed(world, host, domain.vm)
     host.set_state(domain.vm, VmState.RUNNING, StateReason.USER)
     return OK
 
@@ -357,6 +374,15 @@ def _start(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
             ErrorCode.INTERNAL, "cannot set up guest memory 'pc.ram': Cannot allocate memory"
         )
     host.begin_process(vm.id, vm.memory_bytes, VmState.RUNNING, StateReason.OTHER)
+    return OK
+
+
+def _end_stale_copy(world: Datacentre, host: SimulatedHost, command: EndStaleCopy) -> Reply:
+    """Do what the real driver does, its own look at both hosts included."""
+    kept = world.hosts[command.keep].view(command.vm)
+    if against := why_not_end(command, host.view(command.vm), kept):
+        return failure(ErrorCode.OPERATION_INVALID, f"refused: {'; '.join(against)}")
+    host.end_process(command.vm, StateReason.USER)
     return OK
 
 

@@ -17,7 +17,8 @@ from rebalancer.cluster.inventory import HostId, UsageHistory, VmId
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.traces import mean_cores
 
-_NOWHERE = -1
+NOWHERE = -1
+"""The row of a VM that runs on no host."""
 
 
 def measure_use(
@@ -32,12 +33,12 @@ def measure_use(
     begins = first + np.arange(samples, dtype=np.float64) * interval_seconds
     guests = [guest for guest in world.guests.values() if world.record.spans(guest.vm.id)]
     wanted = _stack([mean_cores(guest.cpu, begins, interval_seconds) for guest in guests], samples)
-    where = _whereabouts(world, [guest.vm.id for guest in guests], begins + interval_seconds)
+    where = whereabouts(world, [guest.vm.id for guest in guests], begins + interval_seconds)
     base, capacity = _host_arrays(world, begins, interval_seconds)
     asked = _asked_of_hosts(wanted, where, len(world.hosts))
     share = np.minimum(1.0, np.maximum(capacity - base, 0.0) / np.maximum(asked, 1e-12))
     columns = np.arange(samples)
-    measured = np.where(where == _NOWHERE, np.nan, wanted * share[where, columns])
+    measured = np.where(where == NOWHERE, np.nan, wanted * share[where, columns])
     rows = {guest.vm.id: row for row, guest in enumerate(guests)}
     used = np.minimum(base + asked * share, capacity)
     return UsageHistory(
@@ -56,15 +57,15 @@ def _stack(rows: list[NDArray[np.float64]], samples: int) -> NDArray[np.float64]
     return np.vstack(rows) if rows else np.zeros((0, samples))
 
 
-def _whereabouts(
+def whereabouts(
     world: Datacentre, vms: list[VmId], instants: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Return the row of the host where each VM ran at each instant, shape (V, T)."""
     host_rows: dict[HostId, int] = {host: row for row, host in enumerate(world.hosts)}
-    where = np.full((len(vms), len(instants)), _NOWHERE, dtype=np.int64)
+    where = np.full((len(vms), len(instants)), NOWHERE, dtype=np.int64)
     for row, vm in enumerate(vms):
         spans = world.record.spans(vm)
-        hosts = np.array([host_rows[s.hosts[0]] if s.hosts else _NOWHERE for s in spans])
+        hosts = np.array([host_rows[s.hosts[0]] if s.hosts else NOWHERE for s in spans])
         begins = np.array([span.begin_seconds for span in spans])
         positions = np.searchsorted(begins, instants, side="right") - 1
         where[row] = hosts[np.maximum(positions, 0)]
@@ -86,6 +87,6 @@ def _asked_of_hosts(
 ) -> NDArray[np.float64]:
     """Return what all VMs want of each host, shape (H, T); it may be more than there is."""
     asked = np.zeros((hosts, wanted.shape[1]))
-    rows, columns = np.nonzero(where != _NOWHERE)
+    rows, columns = np.nonzero(where != NOWHERE)
     np.add.at(asked, (where[rows, columns], columns), wanted[rows, columns])
     return asked

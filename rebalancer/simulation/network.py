@@ -36,7 +36,14 @@ class Wan(NamedTuple):
     from_site: str
 
 
-type Carrier = Nic | Wan
+class Uplink(NamedTuple):
+    """One direction of what joins a rack with the others."""
+
+    rack: str
+    way: Way
+
+
+type Carrier = Nic | Wan | Uplink
 """Something that carries bytes with a capacity of its own."""
 
 

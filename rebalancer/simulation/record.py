@@ -57,6 +57,8 @@ class Record:
         """Begin with nothing."""
         self.changes: list[Change] = []
         self.overloads: list[Overload] = []
+        self.corrupted: list[str] = []
+        """Guests that went on with memory older than their disks, in words."""
         self.carried_bytes: dict[Carrier, float] = defaultdict(float)
         self.peak_bytes_per_second: dict[Carrier, float] = defaultdict(float)
         self.peak_granted_bytes_per_second: dict[Carrier, float] = defaultdict(float)
@@ -135,7 +137,7 @@ class Record:
             f"at second {load.at_seconds:.1f}"
             for load in self.overloads
         ]
-        return (*doubled, *overloads)
+        return (*doubled, *overloads, *self.corrupted)
 
     def note_rates(self, granted: Mapping[Carrier, float], used: Mapping[Carrier, float]) -> None:
         """Keep the peaks of what was granted on each carrier, and of what flowed."""

@@ -9,6 +9,7 @@
     memory_overcommit: 1.0           # how much more than it has a host gives to guests
     sites: [{name: tokyo, energy_price_per_kwh: 0.2, carbon_g_per_kwh: 450, latency: {osaka: 9ms}}]
     links: [{name: wan, between: [tokyo, osaka], bandwidth: 1Gbit/s}]
+    racks: [{name: r1, uplink: 25Gbit/s}]
     hosts:
       - {name: "h{1..4}", cpu_cores: 16, memory: 64GiB, site: tokyo}
     vms:
@@ -41,6 +42,11 @@ A fault has a `kind` (see `faults.FaultKind`), what it is about (`vm`, `host`, `
 it strikes: `at` a time, or the next time a migration or call reaches `stage`, and `after` so
 long; `duration`, without which it is for ever; `factor`, `operation`, `code` and `text`.
 
+`day: {every: 30m, lasts: 24h}` looks after the policy again and again, as the daemon does, and
+hosts are really switched: off at once, on after a boot. `sleep_after_cycles` is as in the
+settings, `cannot_wake` are hosts that refuse to, and its own `expect` takes `slept`, `woken` (how
+often), `energy_saved` (at least, of what all hosts would draw), `fewest_awake`, `quarantined`.
+
 `expect` takes the keys of `scenario_file.ExpectSection`, explained in `expectations`; numbers of
 things are exact, or `{at_least: 1, at_most: 4}`. Hosts and VMs are named by their names.
 """
@@ -61,6 +67,7 @@ from rebalancer.errors import InvalidFileError
 from rebalancer.files import Document, open_yaml
 from rebalancer.simulation import scenario_nouns as nouns
 from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.day import Day
 from rebalancer.simulation.expectations import Expectations
 from rebalancer.simulation.faults import Fault
 from rebalancer.simulation.generation import generate
@@ -84,6 +91,8 @@ class Scenario:
     drain: tuple[HostId, ...]
     """Hosts that are draining from the start."""
     expect: Expectations
+    day: Day | None = None
+    """Many cycles instead of one plan."""
     history_seconds: float = 0.0
     policy_text: Document | None = None
     """The policy that stands in the scenario, with the lines that it is in."""
@@ -118,6 +127,7 @@ def scenario_of(document: Document, folder: Path) -> Scenario:
         policy=folder / file.policy if isinstance(file.policy, str) else file.policy,
         drain=tuple(HostId(name) for name in nouns.expanded(file.drain)),
         expect=nouns.expectations(file.expect),
+        day=nouns.day(file.day),
         history_seconds=file.history,
         policy_text=None if isinstance(file.policy, str) else _policy_text(document),
     )
@@ -162,6 +172,7 @@ class _Reader:
             guests=tuple(vms),
             sites=tuple(nouns.site(section) for section in file.sites),
             links=tuple(nouns.link(section) for section in file.links),
+            racks=tuple(nouns.rack(section) for section in file.racks),
             faults=tuple(self._script()),
             seed=file.seed,
             memory_overcommit=file.memory_overcommit,
@@ -173,6 +184,7 @@ class _Reader:
         self._judge_unique("vms", [guest.vm.name for guest in spec.guests])
         self._judge_unique("sites", [site.name for site in spec.sites])
         self._judge_unique("links", [link.name for link in spec.links])
+        self._judge_unique("racks", [rack.name for rack in spec.racks])
         if not spec.hosts:
             self._complain((), "a cluster without hosts", 'give "hosts" or "generate"')
         self._judge_sites(spec)

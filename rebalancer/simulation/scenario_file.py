@@ -45,6 +45,13 @@ class LinkSection(FileModel):
     carbon_g_per_gib: Annotated[float, Field(ge=0)] = 0.0
 
 
+class RackSection(FileModel):
+    """What joins a rack with the others."""
+
+    name: Name
+    uplink: SomeBytesPerSecond
+
+
 class WaveSection(FileModel):
     """CPU use that goes up and down once a day."""
 
@@ -207,11 +214,32 @@ class ExpectSection(FileModel):
     cpu_spread: Ratio | None = None
     empty_hosts: Names = ()
     hosts_free_to_sleep: Range | None = None
+    hosts_asleep: Range | None = None
     two_step_moves: Range | None = None
     longest_downtime: Seconds | None = None
     makespan: Seconds | None = None
     makespan_error: Ratio | None = None
     no_violations: bool = True
+
+
+class DayExpectSection(FileModel):
+    """What should come of many cycles."""
+
+    slept: Range | None = None
+    woken: Range | None = None
+    energy_saved: Ratio | None = None
+    fewest_awake: Range | None = None
+    quarantined: Names = ()
+
+
+class DaySection(FileModel):
+    """The policy is looked after again and again, as the daemon does, and hosts are switched."""
+
+    every: SomeSeconds
+    lasts: SomeSeconds
+    sleep_after_cycles: Annotated[int, Field(ge=1, le=1000)] = 2
+    cannot_wake: Names = ()
+    expect: DayExpectSection = Field(default_factory=DayExpectSection)
 
 
 class ScenarioFile(FileModel):
@@ -226,6 +254,7 @@ class ScenarioFile(FileModel):
     memory_overcommit: Annotated[float, Field(gt=0, le=10)] = 1.0
     sites: tuple[SiteSection, ...] = ()
     links: tuple[LinkSection, ...] = ()
+    racks: tuple[RackSection, ...] = ()
     hosts: tuple[HostSection, ...] = ()
     vms: tuple[VmSection, ...] = ()
     generate: GenerateSection | None = None
@@ -233,3 +262,4 @@ class ScenarioFile(FileModel):
     drain: Names = ()
     faults: tuple[FaultSection, ...] = ()
     expect: ExpectSection = Field(default_factory=ExpectSection)
+    day: DaySection | None = None

@@ -10,16 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import cycle
 
-from rebalancer.cluster.inventory import Host, HostId, Link, Site, Vm, VmId
+from rebalancer.cluster.inventory import Host, HostId, Link, Rack, Site, Vm, VmId
+from rebalancer.simulation.day import Day, DayExpectations
 from rebalancer.simulation.expectations import Between, Expectations
 from rebalancer.simulation.faults import Fault
 from rebalancer.simulation.names import expand
 from rebalancer.simulation.scenario_file import (
     Cpu,
+    DaySection,
     ExpectSection,
     FaultSection,
     HostSection,
     LinkSection,
+    RackSection,
     Range,
     RangeSection,
     SamplesSection,
@@ -55,6 +58,11 @@ def link(section: LinkSection) -> Link:
         price_per_gib=section.price_per_gib,
         carbon_g_per_gib=section.carbon_g_per_gib,
     )
+
+
+def rack(section: RackSection) -> Rack:
+    """Return the noun."""
+    return Rack(name=section.name, uplink_bytes_per_second=section.uplink)
 
 
 def host_specs(section: HostSection, start: datetime) -> Iterator[HostSpec]:
@@ -183,11 +191,31 @@ def expectations(section: ExpectSection) -> Expectations:
         cpu_spread_ratio=section.cpu_spread,
         empty_hosts=expanded(section.empty_hosts),
         hosts_free_to_sleep=_between(section.hosts_free_to_sleep),
+        hosts_asleep=_between(section.hosts_asleep),
         two_step_moves=_between(section.two_step_moves),
         longest_downtime_seconds=section.longest_downtime,
         makespan_seconds=section.makespan,
         makespan_error_ratio=section.makespan_error,
         no_violations=section.no_violations,
+    )
+
+
+def day(section: DaySection | None) -> Day | None:
+    """Return how long the policy is looked after, and what should come of that."""
+    if section is None:
+        return None
+    return Day(
+        every_seconds=section.every,
+        lasts_seconds=section.lasts,
+        sleep_after_cycles=section.sleep_after_cycles,
+        cannot_wake=expanded(section.cannot_wake),
+        expect=DayExpectations(
+            slept=_between(section.expect.slept),
+            woken=_between(section.expect.woken),
+            energy_saved_ratio=section.expect.energy_saved,
+            fewest_awake=_between(section.expect.fewest_awake),
+            quarantined=expanded(section.expect.quarantined),
+        ),
     )
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from rebalancer.rollout.driver import Command, Failed, Migrate, Pending, Reply, Ticket
+from rebalancer.rollout.driver import (
+    Command,
+    Failed,
+    Migrate,
+    Pending,
+    Reply,
+    Restore,
+    Save,
+    Ticket,
+)
 from rebalancer.simulation.calls import Call
 from rebalancer.simulation.datacentre import Datacentre
 
 CALL_TIMEOUT_SECONDS = 30.0
 """Calls other than a migration are given up after this long, as the real driver does."""
+IMAGE_TIMEOUT_SECONDS = 600.0
+"""... and those that write or read a guest's memory."""
 
 
 class SimulatedDriver:
@@ -45,7 +56,9 @@ class SimulatedDriver:
 
     def _timed_out(self, call: Call) -> Reply:
         waited = self._datacentre.seconds - call.issued_at
-        if isinstance(call.command, Migrate) or waited < self._call_timeout_seconds:
+        is_long = isinstance(call.command, Save | Restore)
+        limit = IMAGE_TIMEOUT_SECONDS if is_long else self._call_timeout_seconds
+        if isinstance(call.command, Migrate) or waited < limit:
             return Pending()
         name = type(call.command).__name__
         return Failed(text=f"{name} got no answer within {waited:.0f} s", timed_out=True)

@@ -83,6 +83,7 @@ class SimulatedSource:
             vms=vms,
             sites=world.spec.sites,
             links=world.spec.links,
+            racks=world.spec.racks,
             usage=self._recent_usage(vms),
         )
 
@@ -118,7 +119,21 @@ class SimulatedSource:
             if views := seen.get(vm):
                 best = min(views, key=lambda host: _rank(views[host]))
                 cores = float(use.vm_cpu_cores[vm][0])
-                yield _vm_as_seen(guest, best, views, 0.0 if math.isnan(cores) else cores)
+                seen_vm = _vm_as_seen(guest, best, views, 0.0 if math.isnan(cores) else cores)
+                yield self._with_its_migration(seen_vm, views[best])
+
+    def _with_its_migration(self, vm: Vm, view: DomainView) -> Vm:
+        """Tell that it is on its way, and where to if that host answers."""
+        if view.job is not JobKind.MIGRATION_OUT:
+            return vm
+        asked = [host for host in self._world.hosts.values() if self._world.answers(host.id)]
+        seen = ((host.id, host.view(vm.id)) for host in asked)
+        arriving = (
+            host
+            for host, there in seen
+            if isinstance(there, DomainView) and there.job is JobKind.MIGRATION_IN
+        )
+        return replace(vm, is_migrating=True, migrating_to=next(arriving, None))
 
     def _views(self) -> dict[VmId, dict[HostId, DomainView]]:
         """Return what each answering host knows of each VM, incoming copies left out."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rebalancer.cluster.inventory import Host, Link, Site, Snapshot, Vm
+from rebalancer.cluster.inventory import Host, Link, Rack, Site, Snapshot, Vm
 from rebalancer.simulation.faults import Fault
 from rebalancer.simulation.memory import MemoryUse, Writes
 from rebalancer.simulation.traces import Constant, CpuTrace
@@ -59,6 +59,8 @@ class Timings:
     post_copy_thaw_seconds: float = 50.0
     """… and a post-copy guest, whose connection backs off for longer."""
     daemon_restart_seconds: float = 2.0
+    image_bytes_per_second: float = 200.0 * 1024 * 1024
+    """Writing guests' memory to shared storage, and reading it back."""
     boot_seconds: float = 120.0
     """A host from power-on until libvirt answers."""
 
@@ -73,6 +75,7 @@ class DatacentreSpec:
     guests: tuple[GuestSpec, ...]
     sites: tuple[Site, ...] = ()
     links: tuple[Link, ...] = ()
+    racks: tuple[Rack, ...] = ()
     faults: tuple[Fault, ...] = ()
     seed: int = 0
     memory_overcommit: float = 1.0
@@ -103,6 +106,7 @@ def specification_of(
         guests=guests,
         sites=snapshot.sites,
         links=snapshot.links,
+        racks=snapshot.racks,
         faults=tuple(faults),
         seed=seed,
     )

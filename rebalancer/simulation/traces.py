@@ -72,7 +72,20 @@ class Recorded:
         return np.array(self.cores)[positions % len(self.cores)]
 
 
-type CpuTrace = Constant | Wave | Steps | Recorded
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Played:
+    """Samples at a fixed interval, played once: before and after, the first and last one hold."""
+
+    interval_seconds: float
+    cores: NDArray[np.float64]
+
+    def at(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the cores wanted at each of the instants."""
+        positions = np.floor_divide(seconds, self.interval_seconds).astype(np.int64)
+        return self.cores[np.clip(positions, 0, len(self.cores) - 1)]
+
+
+type CpuTrace = Constant | Wave | Steps | Recorded | Played
 
 
 def mean_cores(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rebalancer.errors import ExitCode
-from rebalancer.service import acting
+from rebalancer.service import work
 from rebalancer.service.access import ChangeAccess, Where, open_for_change
 from rebalancer.service.config import Settings
 from rebalancer.service.hooks import hooks_of
@@ -23,7 +23,7 @@ def hooked(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_with_hooks(settings: Settings, where: Where) -> ChangeAccess:
         return replace(open_for_change(settings, where), hooks=hooks_of(settings))
 
-    monkeypatch.setattr(acting, "open_for_change", open_with_hooks)
+    monkeypatch.setattr(work, "open_for_change", open_with_hooks)
 
 
 def a_config(tmp_path: Path, **scripts: str) -> Path:

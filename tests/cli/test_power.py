@@ -254,3 +254,93 @@ def test_hosts_without_power_in_the_settings_are_named(
     assert ran.code == 64
     assert "do not say how h1 is switched" in ran.err
     assert rebalancer("power", "wake", "h9", "--config", config).code == 64
+
+
+@pytest.mark.parametrize(
+    ("sleep", "found"),
+    [
+        ("kill -9 $PPID", "h1: it is awake"),
+        (f"{GOES_OFF}; kill -9 $PPID", "h1: it is asleep"),
+    ],
+)
+def test_recover_looks_after_a_host_whose_switching_was_killed(
+    rebalancer: Rebalancer, cluster: Cluster, sleep: str, found: str
+) -> None:
+    config = cluster(sleep=sleep)
+    command = [sys.executable, "-m", "rebalancer", "power", "sleep", "h1", "--yes"]
+    subprocess.run([*command, "--config", config], capture_output=True, check=False)
+
+    dry = rebalancer("recover", "--config", config)
+
+    assert "h1 is falling asleep since" in dry.out
+    assert "nothing was changed" in dry.err
+    wait_until(
+        lambda: found in rebalancer("recover", "--yes", "--config", config).err,
+        within_seconds=60,
+        what=f"recover to say: {found}",
+    )
+    assert rebalancer("recover", "--config", config).out == "nothing has to be recovered\n"
+
+
+SAVING = "schema_version: 1\nname: saving\ngoals: [{goal: power, min_awake: 2}]\n"
+
+
+@pytest.mark.parametrize("switch", [True, False])
+def test_apply_switches_hosts_if_the_settings_let_it(
+    rebalancer: Rebalancer, cluster: Cluster, tmp_path: Path, switch: bool
+) -> None:
+    (tmp_path / "saving.yaml").write_text(SAVING, encoding="utf-8")
+    power = f"power: {{switch: {str(switch).lower()}}}"
+    config = cluster(sleep=GOES_OFF, more=f"policy: saving.yaml\n{power}")
+    plan = tmp_path / "plan.json"
+    rebalancer("plan", "--out", plan, "--config", config)
+
+    ran = rebalancer("apply", plan, "--yes", "--config", config)
+
+    assert ran.code == 0
+    said = "sleep h1: it is asleep" if switch else "rebalancer power sleep h1 --yes"
+    assert said in ran.err
+    assert (tmp_path / "h1.power").read_text().strip() == ("off" if switch else "on")
+
+
+def test_single_cycles_put_hosts_to_sleep_as_slowly_as_the_daemon(
+    rebalancer: Rebalancer, cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "saving.yaml").write_text(SAVING, encoding="utf-8")
+    config = cluster(
+        sleep=GOES_OFF,
+        more="policy: saving.yaml\ndaemon: {interval_seconds: 1}\n"
+        "power: {switch: true, sleep_after_cycles: 2}",
+    )
+
+    first = rebalancer("run", "--once", "--yes", "--config", config)
+
+    assert "it is asleep" not in first.err
+    wait_until(
+        lambda: "h1: it is asleep" in rebalancer("run", "--once", "--yes", "--config", config).err,
+        within_seconds=60,
+        what="a later cycle to put h1 to sleep",
+    )
+
+
+def test_hooks_after_a_drain_that_was_killed_in_its_hooks_before_are_run_by_recover(
+    rebalancer: Rebalancer, cluster: Cluster, tmp_path: Path
+) -> None:
+    hooks = {
+        "before_drain": [{"command": ["/bin/sh", "-c", "kill -9 $PPID"]}],
+        "after_drain": [{"command": ["/bin/sh", "-c", f"cat > {tmp_path}/told"]}],
+    }
+    config = cluster(more=f"hooks: {json.dumps(hooks)}")
+    command = [sys.executable, "-m", "rebalancer", "drain", "h3", "--yes", "--config", str(config)]
+
+    killed = subprocess.run(command, capture_output=True, check=False)
+    dry = rebalancer("recover", "--config", config)
+    done = rebalancer("recover", "--yes", "--config", config)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert "after_drain hooks of h3" in dry.out
+    assert not dry.code
+    assert "were run" in done.err
+    told = json.loads((tmp_path / "told").read_text(encoding="utf-8"))
+    assert (told["moment"], told["left"]) == ("after_drain", {"h3": ["db1"]})
+    assert rebalancer("recover", "--config", config).out == "nothing has to be recovered\n"

@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 import pytest
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
+from rebalancer.rollout.attempt import VAGUE_CODES
 from rebalancer.rollout.driver import (
     Abort,
     Absent,
     Command,
     CopyDefinition,
+    DiscardImage,
     DomainView,
+    EndStaleCopy,
     Failed,
     HypervisorDriver,
     JobKind,
@@ -30,8 +33,10 @@ from rebalancer.rollout.driver import (
     ReadProgress,
     ReadResult,
     Reply,
+    Restore,
     Resume,
     Returned,
+    Save,
     SetAutostart,
     SetBandwidth,
     SetMaxDowntime,
@@ -48,6 +53,9 @@ from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import Fault, FaultKind
 from rebalancer.simulation.simulated_driver import SimulatedDriver
 from tests.builders import MIB, a_host, a_snapshot, a_vm
+
+STORAGE = "vmstore"
+"""What all hosts call the storage that they share."""
 
 OPERATION_INVALID = 55
 """libvirt's number for what makes no sense in the state that the VM is in."""
@@ -136,7 +144,7 @@ class Bench:
 def simulated_bench() -> Iterator[Bench]:
     """Build a bench on the simulated datacentre."""
     vm = a_vm("vm1", on="h1", memory_bytes=1024 * MIB, dirty_bytes_per_second=MIB)
-    hosts = [a_host("h1"), a_host("h2"), a_host("h3")]
+    hosts = [a_host(name, storage=frozenset({STORAGE})) for name in ("h1", "h2", "h3")]
     cut_off = Fault(kind=FaultKind.HOST_UNREACHABLE, host=HostId("h3"))
     datacentre = Datacentre.of(a_snapshot(hosts, [vm]), faults=[cut_off])
     yield Bench(
@@ -243,6 +251,19 @@ def test_progress_is_told_while_a_migration_runs_and_the_jobs_are_seen(bench: Be
     bench.wait(ticket)
 
 
+def test_a_second_migration_is_refused_and_the_first_goes_on(bench: Bench) -> None:
+    first = bench.migrate(fast=False)
+    bench.wait_until(bench.is_transferring)
+
+    second = bench.wait(bench.migrate())
+
+    assert isinstance(second, Failed)
+    assert second.code not in VAGUE_CODES
+    assert isinstance(bench.driver.poll(first), Pending)
+    bench.do(Abort(vm=bench.vm, host=bench.source))
+    bench.wait(first)
+
+
 def test_without_a_migration_there_is_no_progress(bench: Bench) -> None:
     assert bench.progress() is None
 
@@ -333,6 +354,56 @@ def test_a_cold_move_one_command_at_a_time(bench: Bench) -> None:
     assert bench.view(bench.target).state is VmState.RUNNING
     assert isinstance(bench.do(Undefine(vm=bench.vm, host=bench.source)), Returned)
     assert isinstance(bench.look().views[bench.source], Absent)
+
+
+def test_a_saved_memory_is_read_back_elsewhere_one_command_at_a_time(bench: Bench) -> None:
+    save = Save(vm=bench.vm, host=bench.source, storage=STORAGE, file="contract.save")
+    there = Restore(vm=bench.vm, host=bench.target, storage=STORAGE, file="contract.save")
+    discard = DiscardImage(vm=bench.vm, host=bench.target, storage=STORAGE, file="contract.save")
+
+    assert isinstance(bench.do(save), Returned)
+    assert bench.view(bench.source).state is VmState.SHUTOFF
+    assert bench.view(bench.source).reason is StateReason.SAVED
+
+    assert isinstance(bench.do(there), Returned)
+    loaded = bench.view(bench.target)
+    assert (loaded.state, loaded.reason) == (VmState.PAUSED, StateReason.MIGRATION)
+    assert not loaded.persistent
+    assert isinstance(bench.do(there), Failed), "it is active there"
+
+    assert isinstance(bench.do(Resume(vm=bench.vm, host=bench.target)), Returned)
+    assert bench.view(bench.target).state is VmState.RUNNING
+    assert isinstance(bench.do(discard), Returned)
+    assert isinstance(bench.do(discard), Returned), "deleting twice does no harm"
+    assert isinstance(bench.do(replace(there, host=bench.source)), Failed), "it is gone"
+
+
+def test_memory_is_not_saved_to_storage_that_the_host_does_not_have(bench: Bench) -> None:
+    save = Save(vm=bench.vm, host=bench.source, storage="elsewhere", file="contract.save")
+
+    assert isinstance(bench.do(save), Failed)
+    assert bench.view(bench.source).state is VmState.RUNNING
+
+
+def test_a_copy_is_not_ended_unless_both_hosts_say_that_it_is_stale(bench: Bench) -> None:
+    only_copy = EndStaleCopy(
+        vm=bench.vm,
+        host=bench.source,
+        keep=bench.target,
+        stale_reason=StateReason.USER,
+        kept_reason=StateReason.MIGRATED,
+        proof=1,
+    )
+
+    assert isinstance(bench.do(only_copy), Failed)
+    assert bench.view(bench.source).state is VmState.RUNNING
+    bench.do(Pause(vm=bench.vm, host=bench.source))
+    assert isinstance(bench.do(only_copy), Failed)
+    assert isinstance(bench.do(replace(only_copy, keep=bench.source)), Failed)
+    assert isinstance(bench.do(replace(only_copy, keep=bench.dead_host)), Failed)
+    swapped = replace(only_copy, host=bench.target, keep=bench.source)
+    assert isinstance(bench.do(swapped), Failed)
+    assert bench.view(bench.source).state is VmState.PAUSED
 
 
 def test_starting_what_runs_already_fails(bench: Bench) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout import chronicle, cold, executor, finish, steps
-from rebalancer.rollout.driver import Failed, Start
+from rebalancer.rollout import chronicle, cold, finish, loop, saved_ends, steps, two_copies
+from rebalancer.rollout.decisions import Repair
+from rebalancer.rollout.driver import DomainView, EndStaleCopy, Failed, Resume, Start
 from rebalancer.rollout.records import RecordKind
 from rebalancer.rollout.track import Turn
 
@@ -42,14 +44,55 @@ def _reserves_nothing(tracks: Any) -> tuple[()]:
     return ()
 
 
+def _ends_the_wrong_copy(end: Any, source: DomainView, target: DomainView) -> Any:
+    """The operator wants the older copy to be ended, and the newer one is."""
+    if not end.attempt.may_end_stale:
+        return end.stale_copy()
+    command = EndStaleCopy(
+        vm=end.attempt.vm,
+        host=end.attempt.target,
+        keep=end.attempt.source,
+        stale_reason=target.reason,
+        kept_reason=source.reason,
+        proof=0,
+    )
+    return Repair(command=command, text="ended", then=end.stale_copy())
+
+
+def _ends_unasked(end: Any, source: DomainView, target: DomainView) -> Any:
+    """What looks like a stale copy is ended at once; nobody is asked, nothing is proved."""
+    command = EndStaleCopy(
+        vm=end.attempt.vm,
+        host=end.attempt.source,
+        keep=end.attempt.target,
+        stale_reason=source.reason,
+        kept_reason=target.reason,
+        proof=0,
+    )
+    return Repair(command=command, text="ended", then=end.stale_copy())
+
+
+def _uses_images_twice(attempt: Any, sighting: Any) -> bool:
+    """That the guest went on from its saved memory already is forgotten."""
+    return _UNSPENT(replace(attempt, issued=_without_resume(attempt)), sighting)
+
+
+def _without_resume(attempt: Any) -> tuple[Any, ...]:
+    return tuple(command for command in attempt.issued if not isinstance(command, Resume))
+
+
+_UNSPENT = saved_ends.is_unspent
 _FINISH = finish.enter
 _LINES = chronicle.journal_entries
 
 PLANTED: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
     "trusts-errors": (finish, "enter", _trusts_errors),
     "starts-blindly": (cold, "_start_if_down", _starts_blindly),
-    "forgets-intents": (executor, "journal_entries", _forgets_intents),
+    "forgets-intents": (loop, "journal_entries", _forgets_intents),
+    "uses-images-twice": (saved_ends, "is_unspent", _uses_images_twice),
     "reserves-nothing": (steps, "_in_flight", _reserves_nothing),
+    "ends-the-wrong-copy": (two_copies, "stale_copy", _ends_the_wrong_copy),
+    "ends-unasked": (two_copies, "stale_copy", _ends_unasked),
 }
 """Where each bug goes: module, function, and what it is replaced by."""
 

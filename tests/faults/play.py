@@ -1,6 +1,7 @@
 """Plays a script: a controller carries the plan out, dies, and is replaced.
 
-In the end somebody repairs what is broken and runs `recover` once more.
+In the end somebody repairs what is broken, runs `recover` once more, and has the stale copies
+ended that it shows.
 What is kept for the judge comes from outside the program that is judged: what the datacentre
 recorded, what was issued, and what stood in the journal at that instant.
 """
@@ -8,41 +9,42 @@ recorded, what was issued, and what stood in the journal at that instant.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rebalancer.cluster.inventory import HostId, Snapshot, VmId
+from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.errors import JournalError, LockHeldError, ObservationError
 from rebalancer.rollout.attempt import command_to_json
 from rebalancer.rollout.driver import (
     Abort,
     Command,
+    EndStaleCopy,
     Look,
     Reply,
-    Resume,
     Returned,
     Sighting,
-    Start,
     Ticket,
-    Undefine,
 )
 from rebalancer.rollout.executor import Settings, execute, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease, Owner
-from rebalancer.rollout.records import Entry, MigrationRow, RecordKind, RolloutRow
+from rebalancer.rollout.records import Entry, RecordKind
 from rebalancer.rollout.steps import StopRequest
+from rebalancer.service.stale_copies import stale_copies
 from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import FaultScript, Stage
 from rebalancer.simulation.simulated_driver import SimulatedDriver
 from rebalancer.simulation.simulated_source import SimulatedSource
 from rebalancer.simulation.specification import DatacentreSpec, specification_of
+from tests.faults.care import carelessness, why_not_end
+from tests.faults.played import Issued, Played, Written
 from tests.faults.scripts import Script
 from tests.faults.troubles import Act, What
 from tests.unit.rollout.crashes import KilledError
@@ -68,47 +70,6 @@ def _somebody() -> Owner:
 
 class HangingError(BaseException):
     """The rollout has no end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
-    """A command that changes something, on its way to a hypervisor."""
-
-    at_seconds: float
-    command: Command
-    is_written: bool
-    """Its intent stood in the journal already."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """A line of the journal, with the true time."""
-
-    at_seconds: float
-    entry: Entry
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Played:
-    """Everything that is known of a run."""
-
-    script: Script
-    world: Datacentre
-    written: list[Written] = field(default_factory=list)
-    issued: list[Issued] = field(default_factory=list)
-    looks: dict[VmId, tuple[float, Sighting]] = field(default_factory=dict)
-    careless: list[str] = field(default_factory=list)
-    """Commands that the last look did not justify."""
-    aborted_too_late: list[VmId] = field(default_factory=list)
-    seeable_seconds: dict[VmId, float] = field(default_factory=lambda: defaultdict(float))
-    """For how long two copies ran while a living controller could have asked both hosts."""
-    stopped_at: float | None = None
-    complaints: list[str] = field(default_factory=list)
-    """What went wrong while it was played."""
-    rows: tuple[MigrationRow, ...] = ()
-    rollout: RolloutRow | None = None
-    deaths: int = 0
-    healed_at: float = 0.0
 
 
 def play(script: Script) -> Played:
@@ -211,6 +172,7 @@ class _Stage:
         self._seen_at = 0.0
         self._issued: Counter[str] = Counter()
         self._thief: Lease | None = None
+        self._wanted: set[str] = set()
         self._journal: Journal | None = None
 
     def play(self) -> Played:
@@ -224,6 +186,7 @@ class _Stage:
                 self._run(self._recover, None, None)
         self._heal()
         self._run(self._recover, None, None)
+        self._run(self._end_stale_copies, None, None)
         self.world.advance(200.0)
         with Journal.open(self._url, VirtualClock(self.world)) as journal:
             self.played.rollout = journal.rollout(self.script.plan.id)
@@ -278,9 +241,16 @@ class _Stage:
             should_stop=self.requests,
         )
 
-    def _recover(self, journal: _Journal, driver: _Driver, clock: _Clock) -> None:
+    def _end_stale_copies(self, journal: _Journal, driver: _Driver, clock: _Clock) -> None:
+        """Say yes to everything that `recover` offers to end."""
+        offered = stale_copies(journal, self.script.plan.cluster).named
+        self._wanted = {migration for _, migration in offered}
+        self._recover(journal, driver, clock, only=offered, may_end_stale=True)
+
+    def _recover(self, journal: _Journal, driver: _Driver, clock: _Clock, **options: Any) -> None:
         cluster = self.script.plan.cluster
         recover(
+            **options,
             cluster=cluster,
             driver=driver,
             clock=clock,
@@ -388,28 +358,12 @@ class _Stage:
         migration = self.world.migration_of(command.vm)
         if isinstance(command, Abort) and migration and migration.stage is Stage.POST_COPY:
             self.played.aborted_too_late.append(command.vm)
+        if isinstance(command, EndStaleCopy):
+            lines = [line.entry for line in self.played.written]
+            if why := why_not_end(command, self.world, lines, self._wanted):
+                self.played.unproved.append(f"second {self.world.seconds:.1f}: {why}")
         if complaint := carelessness(command, self.played.looks.get(command.vm)):
             self.played.careless.append(f"second {self.world.seconds:.1f}: {complaint}")
-
-
-def carelessness(command: Command, last: tuple[float, Sighting] | None) -> str:
-    """Why the last look at all hosts does not justify a command; empty if it does."""
-    if not isinstance(command, Start | Undefine | Resume):
-        return ""
-    name = f"{type(command).__name__} of {command.vm} on {command.host}"
-    if last is None:
-        return f"{name} before all hosts were asked"
-    sighting = last[1]
-    if isinstance(command, Resume):
-        others = [host for host in sighting.active_on if host != command.host]
-        return f"{name} though {others[0]} had it, too" if others else ""
-    if sighting.unreachable:
-        return f"{name} while {sighting.unreachable[0]} was silent"
-    if isinstance(command, Start) and sighting.active_on:
-        return f"{name} though it was active on {sighting.active_on[0]}"
-    if isinstance(command, Undefine) and command.host in sighting.active_on:
-        return f"{name} though it was active there"
-    return ""
 
 
 def _key(command: Command) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from rebalancer.cluster.inventory import Mode, Snapshot, Vm, VmState
+from rebalancer.cluster.inventory import Mode, Snapshot, Vm
 from rebalancer.cluster.plan import Migration, Plan
 from rebalancer.cluster.policy import Limits, MigrationPermissions, Policy
 from rebalancer.cluster.rules import Spread
@@ -21,18 +21,10 @@ from rebalancer.simulation.faults import Fault, FaultKind, Stage
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.faults.troubles import ALL, Part, Point, Trouble, Victim
 from tests.unit.rollout.plans import a_migration, a_plan
+from tests.unit.rollout.ways import FACTS, STORAGE, Way
 
 LIMITS = Limits(migrations=None, per_host_out=2, per_host_in=2, cluster=3, link_share=0.7)
-HOT: dict[str, Any] = {"dirty_bytes_per_second": 300.0 * MIB, "working_set_bytes": 256 * MIB}
-OF_MODE: dict[Mode, dict[str, Any]] = {
-    Mode.LIVE: {},
-    Mode.AUTO_CONVERGE: {},
-    Mode.SUSPEND: HOT,
-    Mode.POST_COPY: HOT,
-    Mode.COLD: {"persistent": True},
-    Mode.OFFLINE: {"persistent": True, "state": VmState.SHUTOFF},
-}
-MODES = tuple(OF_MODE)
+WAYS = tuple(Way)
 
 _LOOK = Point(name="prepare", stage=Stage.CALL, operation="Look")
 _MEMORY = (
@@ -42,11 +34,11 @@ _MEMORY = (
     Point(name="switch-over", stage=Stage.SWITCH_OVER),
     Point(name="finish", stage=Stage.FINISH),
 )
-POINTS: dict[Mode, tuple[Point, ...]] = {
-    **dict.fromkeys((Mode.LIVE, Mode.AUTO_CONVERGE), _MEMORY),
-    Mode.SUSPEND: (*_MEMORY, Point(name="pause", stage=Stage.CALL, operation="Pause")),
-    Mode.POST_COPY: (*_MEMORY, Point(name="post-copy", stage=Stage.POST_COPY)),
-    Mode.COLD: (
+POINTS: dict[Way, tuple[Point, ...]] = {
+    **dict.fromkeys((Way.LIVE, Way.AUTO_CONVERGE), _MEMORY),
+    Way.SUSPEND: (*_MEMORY, Point(name="pause", stage=Stage.CALL, operation="Pause")),
+    Way.POST_COPY: (*_MEMORY, Point(name="post-copy", stage=Stage.POST_COPY)),
+    Way.COLD: (
         _LOOK,
         Point(name="shut-down", stage=Stage.SHUT_DOWN),
         *(
@@ -54,12 +46,26 @@ POINTS: dict[Mode, tuple[Point, ...]] = {
             for operation in ("CopyDefinition", "SetAutostart", "Start", "Undefine")
         ),
     ),
-    Mode.OFFLINE: (
+    Way.SAVED: (
+        _LOOK,
+        *(
+            Point(name=operation, stage=Stage.CALL, operation=operation)
+            for operation in (
+                "Save",
+                "SetAutostart",
+                "Restore",
+                "Resume",
+                "Undefine",
+                "DiscardImage",
+            )
+        ),
+    ),
+    Way.OFFLINE: (
         _LOOK,
         Point(name="MoveDefinition", stage=Stage.CALL, operation="MoveDefinition"),
     ),
 }
-"""Where in the life of a migration something can go wrong, by its mode."""
+"""Where in the life of a migration something can go wrong, by how it is moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,8 @@ class Script:
 
     seed: int
     family: str
+    way: Way
+    """Of the migration that things happen to."""
     plan: Plan
     snapshot: Snapshot
     policy: Policy
@@ -106,6 +114,7 @@ class Script:
         """Tell the story before it happens."""
         moves = "\n".join(
             f"    {m.id}: {m.vm} from {m.source} to {m.target}, {m.mode}"
+            + (" by its saved memory" if m.saved_to else "")
             + (f", after {', '.join(m.depends_on)}" if m.depends_on else "")
             for m in self.plan.migrations
         )
@@ -139,9 +148,9 @@ def script(seed: int) -> Script:
 def _alone(seed: int, place: int) -> Script:
     """One trouble, at one point of a migration."""
     random = Random(seed)
-    mode, point, trouble = ALONE[place % len(ALONE)]
+    way, point, trouble = ALONE[place % len(ALONE)]
     return _scene(
-        seed, "alone", random, mode, ((trouble, point),), Deaths(), others=random.randint(0, 2)
+        seed, "alone", random, way, ((trouble, point),), Deaths(), others=random.randint(0, 2)
     )
 
 
@@ -152,44 +161,47 @@ def _pair(seed: int, place: int) -> Script:
     # A step that has no factor in common with the number of pairs visits all of them.
     number = (place * 577) % pairs
     both = (ALL[number // len(ALL)], ALL[number % len(ALL)])
-    modes = [m for m in MODES if all(t.fits(m) for t in both)] or list(MODES)
-    mode = random.choice(modes)
-    chosen = tuple((trouble, random.choice(POINTS[mode])) for trouble in both)
-    return _scene(seed, "pair", random, mode, chosen, Deaths(), others=random.randint(0, 2))
+    ways = [w for w in WAYS if all(t.fits(w) for t in both)] or list(WAYS)
+    way = random.choice(ways)
+    chosen = tuple((trouble, random.choice(POINTS[way])) for trouble in both)
+    return _scene(seed, "pair", random, way, chosen, Deaths(), others=random.randint(0, 2))
 
 
 def _crash(seed: int, place: int) -> Script:
     """Nothing breaks but the controller, after every record and command in turn."""
     random = Random(seed)
-    mode, number = MODES[place % len(MODES)], place // len(MODES)
-    k, what = number // 2 % MOST_RECORDS + 1, number % 2
+    way, number = WAYS[place % len(WAYS)], place // len(WAYS)
+    turn, command = divmod(number, MOST_RECORDS + MOST_COMMANDS)
+    record = command + 1 if command < MOST_RECORDS else None
     deaths = Deaths(
-        after_record=k if what == 0 else None,
-        after_command=1 + (k - 1) % 5 if what == 1 else None,
+        after_record=record,
+        after_command=None if record else (command - MOST_RECORDS + turn) % MOST_COMMANDS + 1,
         second_after_record=random.choice([None, None, 1, 2, 3, 5, 8]),
         dead_for_seconds=random.choice([0.0, 3.0, 40.0]),
     )
-    return _scene(seed, "crash", random, mode, (), deaths, others=0)
+    return _scene(seed, "crash", random, way, (), deaths, others=0)
 
 
 def _crash_in_trouble(seed: int, place: int) -> Script:
     """Troubles, and a controller that dies amid them, in a larger plan."""
     del place
     random = Random(seed)
-    mode = random.choice(MODES)
+    way = random.choice(WAYS)
     chosen = tuple(
-        (random.choice(ALL), random.choice(POINTS[mode])) for _ in range(random.randint(1, 2))
+        (random.choice(ALL), random.choice(POINTS[way])) for _ in range(random.randint(1, 2))
     )
     deaths = Deaths(
         after_record=random.randint(1, 50),
         second_after_record=random.choice([None, None, 1, 3, 9]),
         dead_for_seconds=random.choice([0.0, 3.0, 40.0, 200.0]),
     )
-    return _scene(seed, "crash in trouble", random, mode, chosen, deaths, others=3)
+    return _scene(seed, "crash in trouble", random, way, chosen, deaths, others=3)
 
 
-MOST_RECORDS = 18
-"""No mode writes more records for a single migration when nothing breaks; a test checks it."""
+MOST_RECORDS = 22
+"""No way writes more records for a single migration when nothing breaks; a test checks it."""
+MOST_COMMANDS = 8
+"""... nor asks for more changes."""
 
 _FAMILIES: tuple[Callable[[int, int], Script], ...] = (
     _alone,
@@ -204,13 +216,13 @@ _FAMILIES: tuple[Callable[[int, int], Script], ...] = (
 """In proportion to what each has to go through in the first two thousand scripts."""
 
 ALONE = [
-    (mode, point, trouble)
+    (way, point, trouble)
     for trouble in ALL
-    for mode in MODES
-    for point in POINTS[mode]
-    if trouble.fits(mode) and (trouble.anywhere or point is POINTS[mode][0])
+    for way in WAYS
+    for point in POINTS[way]
+    if trouble.fits(way) and (trouble.anywhere or point is POINTS[way][0])
 ]
-"""Every trouble at every point of every mode that it can happen in."""
+"""Every trouble at every point of every way that it can happen in."""
 # In this order neighbours differ in everything, so that few seeds already see much.
 Random(0).shuffle(ALONE)
 
@@ -219,17 +231,20 @@ def _scene(
     seed: int,
     family: str,
     random: Random,
-    mode: Mode,
+    way: Way,
     chosen: Sequence[tuple[Trouble, Point]],
     deaths: Deaths,
     others: int,
 ) -> Script:
-    vms, migrations = _victim(random, mode)
+    vms, migrations = _victim(random, way)
     for n in range(2, others + 2):
         _bystander(random, n, vms, migrations)
-    hosts = [a_host(f"h{n}", memory_bytes=_host_memory(random, n)) for n in range(1, 5)]
+    hosts = [
+        a_host(f"h{n}", memory_bytes=_host_memory(random, n), storage=frozenset({"nfs", STORAGE}))
+        for n in range(1, 5)
+    ]
     first = migrations[0]
-    victim = Victim(vm=first.vm, source=first.source, target=first.target, mode=mode)
+    victim = Victim(vm=first.vm, source=first.source, target=first.target, way=way)
     part = Part()
     for trouble, point in chosen:
         part = part + trouble.make(random, victim, point)
@@ -237,12 +252,13 @@ def _scene(
     return Script(
         seed=seed,
         family=family,
+        way=way,
         plan=a_plan(*migrations, id=f"script-{seed}"),
         snapshot=a_snapshot(hosts, vms),
         policy=a_policy(
             *apart,
             limits=LIMITS,
-            migration=MigrationPermissions(allow=frozenset(Mode)),
+            migration=MigrationPermissions(allow=frozenset(Mode), save_to=STORAGE),
         ),
         points=tuple(point for _, point in chosen),
         troubles=tuple(trouble for trouble, _ in chosen),
@@ -256,38 +272,38 @@ def _host_memory(random: Random, number: int) -> int:
     return 32 * GIB if number < 3 else random.choice([6, 8, 32]) * GIB
 
 
-def _victim(random: Random, mode: Mode) -> tuple[list[Vm], list[Migration]]:
-    vm = _vm(random, "v1", mode)
-    return [vm], [_move(random, vm, "m1", mode, ())]
+def _victim(random: Random, way: Way) -> tuple[list[Vm], list[Migration]]:
+    vm = _vm(random, "v1", way)
+    return [vm], [_move(random, vm, "m1", way, ())]
 
 
 def _bystander(random: Random, n: int, vms: list[Vm], migrations: list[Migration]) -> None:
-    mode = random.choice(MODES)
-    vm = _vm(random, f"v{n}", mode)
+    way = random.choice(WAYS)
+    vm = _vm(random, f"v{n}", way)
     earlier = tuple(m.id for m in migrations if random.random() < 0.15)
     vms.append(vm)
-    migrations.append(_move(random, vm, f"m{n}", mode, earlier))
+    migrations.append(_move(random, vm, f"m{n}", way, earlier))
 
 
-def _vm(random: Random, name: str, mode: Mode) -> Vm:
+def _vm(random: Random, name: str, way: Way) -> Vm:
     facts: dict[str, Any] = {
         "persistent": random.random() < 0.8,
         "autostart": random.random() < 0.5,
         "memory_bytes": random.choice([1, 2, 4]) * GIB,
         "storage": frozenset({"nfs"}) if random.random() < 0.4 else frozenset(),
         "labels": {"app": "db"} if random.random() < 0.3 else {},
-        **OF_MODE[mode],
+        **FACTS[way],
     }
     return a_vm(name, on=f"h{random.randint(1, 2)}", **facts)
 
 
-def _move(random: Random, vm: Vm, name: str, mode: Mode, depends_on: tuple[str, ...]) -> Migration:
+def _move(random: Random, vm: Vm, name: str, way: Way, depends_on: tuple[str, ...]) -> Migration:
     return a_migration(
         vm.name,
         vm.host,
         f"h{random.randint(3, 4)}",
         id=name,
-        mode=mode,
+        **way.plan,
         memory_bytes=vm.memory_bytes,
         depends_on=depends_on,
         bytes_per_second=random.choice([100.0, 400.0, 5000.0]) * MIB,

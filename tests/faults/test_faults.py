@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
-from rebalancer.cluster.inventory import Mode
 from tests.faults.judge import judge
 from tests.faults.planted import PLANTED
 from tests.faults.play import play
 from tests.faults.run import try_out
 from tests.faults.scripts import (
     ALONE,
-    MODES,
     MOST_RECORDS,
     POINTS,
+    WAYS,
     Deaths,
     Script,
     script,
 )
 from tests.faults.troubles import ALL
+from tests.unit.rollout.ways import Way
 
 SLICE = 300
 """So many scripts in every test run; `make faults` plays two thousand."""
 AT_ONCE = 10
 
-CAUGHT_BY = {
-    "trusts-errors": ((148, 332), "I25 tidy"),
-    "starts-blindly": ((657,), "I6 looked first"),
+CAUGHT_BY: Mapping[str, tuple[str | tuple[int, ...], str]] = {
+    "trusts-errors": ((47, 49), "I25 tidy"),
+    "starts-blindly": ((305,), "I6 looked first"),
     "forgets-intents": ((0,), "I2 written first"),
-    "reserves-nothing": ((71,), "I16 budgets"),
+    "uses-images-twice": ((778,), "I9 image used once"),
+    "reserves-nothing": ((121,), "I16 budgets"),
+    "ends-the-wrong-copy": ("two copies run", "I7 ended with proof"),
+    "ends-unasked": ("two copies run", "I7 ended with proof"),
 }
-"""For each planted bug: scripts that bring it to light, and the promise that it breaks."""
+"""For each planted bug: scripts that bring it to light, or the trouble that they have, and the
+promise that it breaks."""
+OF_A_TROUBLE = 6
+"""So many scripts of a trouble are played."""
 
 
 @pytest.mark.parametrize("first", range(0, SLICE, AT_ONCE))
@@ -45,7 +53,8 @@ def test_whatever_the_script_no_promise_is_broken(first: int) -> None:
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_caught(bug: str) -> None:
-    seeds, promise = CAUGHT_BY[bug]
+    where, promise = CAUGHT_BY[bug]
+    seeds = _first_with(where) if isinstance(where, str) else where
 
     broken = {finding.promise for seed in seeds for finding in try_out(seed, bug).findings}
 
@@ -53,13 +62,18 @@ def test_a_planted_bug_is_caught(bug: str) -> None:
     assert not [finding for seed in seeds for finding in try_out(seed).findings]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_crash_after_every_record_is_among_the_scripts(mode: Mode) -> None:
-    crashes = [found for n in range(3, 2000, 8) if (found := script(n)).family == "crash"]
-    of_mode = [found for found in crashes if found.plan.migrations[0].mode is mode]
-    whole = max(_commits(found) for found in of_mode[:2])
+def _first_with(trouble: str) -> list[int]:
+    has_it = (n for n in range(2000) if trouble in [one.name for one in script(n).troubles])
+    return list(islice(has_it, OF_A_TROUBLE))
 
-    assert {found.deaths.after_record for found in of_mode} >= set(range(1, MOST_RECORDS + 1))
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_crash_after_every_record_is_among_the_scripts(way: Way) -> None:
+    crashes = [found for n in range(3, 2000, 8) if (found := script(n)).family == "crash"]
+    of_way = [found for found in crashes if found.way is way]
+    whole = max(_commits(found) for found in of_way[:2])
+
+    assert {found.deaths.after_record for found in of_way} >= set(range(1, MOST_RECORDS + 1))
     assert whole <= MOST_RECORDS
 
 
@@ -71,14 +85,14 @@ def _commits(found: Script) -> int:
 
 def test_every_trouble_at_every_point_is_among_the_scripts() -> None:
     seen = {
-        (found.plan.migrations[0].mode, found.points[0].name, found.troubles[0].name)
+        (found.way, found.points[0].name, found.troubles[0].name)
         for n in range(2000)
         if (found := script(n)).family == "alone"
     }
 
-    assert seen == {(mode, point.name, trouble.name) for mode, point, trouble in ALONE}
+    assert seen == {(way, point.name, trouble.name) for way, point, trouble in ALONE}
     assert {trouble.name for trouble in ALL} == {trouble.name for _, _, trouble in ALONE}
-    assert set(POINTS) == set(MODES)
+    assert set(POINTS) == set(WAYS)
 
 
 def test_the_same_number_is_the_same_script_with_the_same_end() -> None:

@@ -13,11 +13,12 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from rebalancer.cluster.inventory import HostId, Mode, VmId
+from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.simulation.faults import ONLY_THERE, Fault, FaultKind, Stage
+from tests.unit.rollout.ways import Way
 
 K = FaultKind
-MEMORY_MODES = frozenset({Mode.LIVE, Mode.AUTO_CONVERGE, Mode.SUSPEND, Mode.POST_COPY})
+MEMORY_WAYS = frozenset({Way.LIVE, Way.AUTO_CONVERGE, Way.SUSPEND, Way.POST_COPY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class Victim:
     vm: VmId
     source: HostId
     target: HostId
-    mode: Mode
+    way: Way
 
 
 class What(StrEnum):
@@ -85,13 +86,13 @@ class Trouble:
     numbers: tuple[int, ...]
     """In the list of failure scenarios in `docs/safety.md`."""
     make: Make
-    modes: frozenset[Mode] = frozenset(Mode)
+    ways: frozenset[Way] = frozenset(Way)
     anywhere: bool = True
     """Whether it can happen at any point, or has one of its own."""
 
-    def fits(self, mode: Mode) -> bool:
-        """Whether it can happen to a migration of that mode."""
-        return mode in self.modes
+    def fits(self, way: Way) -> bool:
+        """Whether it can happen to a VM that is moved in that way."""
+        return way in self.ways
 
 
 def _fault(
@@ -147,10 +148,10 @@ def _act(random: Random, victim: Victim, point: Point, *, what: What) -> Part:
 
 
 def _faulty(name: str, numbers: tuple[int, ...], kind: FaultKind, **facts: Any) -> Trouble:
-    modes = facts.pop("modes", frozenset(Mode))
+    ways = facts.pop("ways", frozenset(Way))
     make = partial(_fault, kind=kind, **facts)
     return Trouble(
-        name=name, numbers=numbers, make=make, modes=modes, anywhere=kind not in ONLY_THERE
+        name=name, numbers=numbers, make=make, ways=ways, anywhere=kind not in ONLY_THERE
     )
 
 
@@ -159,17 +160,17 @@ def _refused(number: int, name: str, code: int, text: str) -> Trouble:
         name=name,
         numbers=(number,),
         make=partial(_refusal, code=code, text=text),
-        modes=MEMORY_MODES,
+        ways=MEMORY_WAYS,
         anywhere=False,
     )
 
 
-def _hung(numbers: tuple[int, ...], operation: str, modes: frozenset[Mode]) -> Trouble:
+def _hung(numbers: tuple[int, ...], operation: str, ways: frozenset[Way]) -> Trouble:
     return Trouble(
         name=f"{operation} is not answered",
         numbers=numbers,
         make=partial(_lost_call, kinds=(K.CALL_HANGS, K.REPLY_LOST), operation=operation),
-        modes=modes,
+        ways=ways,
         anywhere=False,
     )
 
@@ -178,7 +179,8 @@ def _acted(name: str, numbers: tuple[int, ...], what: What) -> Trouble:
     return Trouble(name=name, numbers=numbers, make=partial(_act, what=what), anywhere=False)
 
 
-_COLD = frozenset({Mode.COLD})
+_COLD = frozenset({Way.COLD})
+_SAVED = frozenset({Way.SAVED})
 _BRIEF = (2.0, 5.0, 60.0)
 _ALSO_FOR_EVER = (5.0, 60.0, None)
 
@@ -189,7 +191,7 @@ ALL: tuple[Trouble, ...] = (
     _refused(4, "CPU incompatible", 91, "the CPU is incompatible with host CPU"),
     _refused(5, "bridge missing", 38, "Cannot get interface MTU on 'brz': No such device"),
     _refused(6, "storage not mounted", 38, "Cannot access storage file"),
-    _faulty("target cannot allocate memory", (7,), K.OUT_OF_MEMORY, modes=MEMORY_MODES),
+    _faulty("target cannot allocate memory", (7,), K.OUT_OF_MEMORY, ways=MEMORY_WAYS),
     _faulty("target's memory is taken", (7, 50), K.MEMORY_TAKEN, end="target", factor=0.9),
     _refused(8, "huge pages exhausted", 1, "unable to map backing store for guest RAM"),
     _faulty("owner shuts the VM down", (9,), K.SHUT_DOWN_BY_OWNER),
@@ -205,8 +207,8 @@ ALL: tuple[Trouble, ...] = (
     _faulty("guest writes twice as fast", (18,), K.DIRTIES_FASTER, factor=2.0),
     _faulty("guest writes ten times as fast", (18,), K.DIRTIES_FASTER, factor=10.0),
     _faulty("bandwidth collapses", (19,), K.LINK_SLOWS, end="target", factor=0.1, seconds=_BRIEF),
-    _faulty("connection breaks", (17,), K.TRANSFER_BREAKS, modes=MEMORY_MODES),
-    _faulty("target QEMU dies", (20,), K.TARGET_QEMU_DIES, modes=MEMORY_MODES),
+    _faulty("connection breaks", (17,), K.TRANSFER_BREAKS, ways=MEMORY_WAYS),
+    _faulty("target QEMU dies", (20,), K.TARGET_QEMU_DIES, ways=MEMORY_WAYS),
     _faulty("guest dies", (21,), K.SOURCE_GUEST_DIES),
     _faulty("target loses power", (22,), K.HOST_DIES, end="target", seconds=(30.0, None)),
     _faulty("source loses power", (23, 57, 59), K.HOST_DIES, end="source", seconds=(30.0, None)),
@@ -214,22 +216,26 @@ ALL: tuple[Trouble, ...] = (
     _faulty("libvirtd on the target restarts", (24,), K.LIBVIRTD_RESTARTS, end="target"),
     _faulty("source silent", (17,), K.HOST_UNREACHABLE, end="source", seconds=_ALSO_FOR_EVER),
     _faulty("target silent", (17,), K.HOST_UNREACHABLE, end="target", seconds=_ALSO_FOR_EVER),
-    _hung((25,), "Abort", MEMORY_MODES),
-    _hung((26,), "ReadProgress", MEMORY_MODES),
-    _hung((30,), "Migrate", MEMORY_MODES),
-    _hung((26,), "Look", frozenset(Mode)),
-    _hung((26,), "Pause", frozenset({Mode.SUSPEND})),
-    _hung((26,), "SwitchToPostCopy", frozenset({Mode.POST_COPY})),
+    _hung((25,), "Abort", MEMORY_WAYS),
+    _hung((26,), "ReadProgress", MEMORY_WAYS),
+    _hung((30,), "Migrate", MEMORY_WAYS),
+    _hung((26,), "Look", frozenset(Way)),
+    _hung((26,), "Pause", frozenset({Way.SUSPEND})),
+    _hung((26,), "SwitchToPostCopy", frozenset({Way.POST_COPY})),
     _hung((55,), "ShutDown", _COLD),
     _hung((58,), "CopyDefinition", _COLD),
     _hung((56,), "Start", _COLD),
-    _hung((58,), "MoveDefinition", frozenset({Mode.OFFLINE})),
-    _faulty("virsh domjobabort by hand", (27,), K.ABORTED_BY_SOMEBODY, modes=MEMORY_MODES),
+    _hung((26,), "Save", _SAVED),
+    _hung((26,), "Restore", _SAVED),
+    _hung((26,), "Resume", _SAVED),
+    _hung((26,), "DiscardImage", _SAVED),
+    _hung((58,), "MoveDefinition", frozenset({Way.OFFLINE})),
+    _faulty("virsh domjobabort by hand", (27,), K.ABORTED_BY_SOMEBODY, ways=MEMORY_WAYS),
     _faulty("I/O error pauses the guest", (28,), K.IO_ERROR),
     _acted("the operator aborts", (29, 43), What.ABORT),
-    _faulty("error though it moved", (30,), K.ERROR_THOUGH_MOVED, modes=MEMORY_MODES),
-    _faulty("definition not written", (31,), K.PERSIST_FAILS, modes=MEMORY_MODES),
-    _faulty("two copies run", (33,), K.SPLIT_BRAIN, modes=MEMORY_MODES),
+    _faulty("error though it moved", (30,), K.ERROR_THOUGH_MOVED, ways=MEMORY_WAYS),
+    _faulty("definition not written", (31,), K.PERSIST_FAILS, ways=MEMORY_WAYS),
+    _faulty("two copies run", (33,), K.SPLIT_BRAIN, ways=MEMORY_WAYS),
     _acted("disk full", (38,), What.DISK_FULL),
     _acted("a second controller", (39, 48), What.SECOND_CONTROLLER),
     _acted("the lock is lost", (39,), What.LOCK_LOST),
@@ -239,7 +245,7 @@ ALL: tuple[Trouble, ...] = (
     _acted("the operator stops", (43,), What.STOP),
     _acted("target drained", (52,), What.DRAIN),
     _acted("drain taken back", (49,), What.DRAIN_AND_UNDRAIN),
-    _faulty("guest ignores shutdown", (55,), K.IGNORES_SHUTDOWN, modes=_COLD),
-    _faulty("start fails", (56,), K.START_FAILS, modes=_COLD),
+    _faulty("guest ignores shutdown", (55,), K.IGNORES_SHUTDOWN, ways=_COLD),
+    _faulty("start fails", (56,), K.START_FAILS, ways=_COLD | _SAVED),
 )
 """In the order of the scenarios. What a simulation cannot express is named in `docs/safety.md`."""

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,23 @@ def up(options: argparse.Namespace) -> int:
         _say(_invitation(lab, config))
         lab.close()
     return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Leave the daemon alone with three hosts, a Prometheus and load, and tell what it does."""
+    # It needs more than the other commands do.
+    from tests.lab.story import demonstrate
+    from tests.prometheus.server import BINARY
+
+    if BINARY is None:
+        raise LabError("this needs `prometheus`: apt-get install prometheus")
+    shape = LabShape(prefix=options.prefix, hosts=3, network=options.network)
+    with (
+        claim(options.prefix),
+        Lab.start(shape, state_dir=_state_dir(options)) as lab,
+        tempfile.TemporaryDirectory(prefix="rebalancer-demo-") as folder,
+    ):
+        return 0 if demonstrate(lab, Path(folder), _say) else 1
 
 
 def down(options: argparse.Namespace) -> int:
@@ -173,14 +191,17 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for function in (check, install, up, down, status, load):
+    for function in (check, install, up, demo, down, status, load):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(command=function)
-        if function in (up, down, status, load):
-            command.add_argument("--prefix", default="lab", help="tells labs apart (%(default)s)")
+        if function in (up, demo, down, status, load):
+            prefix = "demo" if function is demo else "lab"
+            command.add_argument("--prefix", default=prefix, help="tells labs apart (%(default)s)")
             command.add_argument("--state-dir", type=Path, help="default: in /run")
         if function is up:
             _add_shape_options(command)
+        if function is demo:
+            command.add_argument("--network", default="10.79.0.0/24", help="an unused /24")
         if function is load:
             command.add_argument("guest")
             command.add_argument("--cpu", type=float, default=0, help="share of its vCPU, 0 to 1")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -361,6 +363,10 @@ class Lab:
     def _unmount_shared_storage(self) -> None:
         if self._shared_dir in network.mount_points():
             network.run("umount", str(self._shared_dir))
+            # Another lab's hosts copied this machine's mounts, and with them keep it from ending.
+            for pid in pids_mentioning(self.state_dir):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
             wait_until(
                 lambda: not pids_mentioning(self.state_dir),
                 within_seconds=30,

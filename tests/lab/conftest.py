@@ -1,4 +1,4 @@
-"""Fixtures: `lab`, three hosts for all tests; `start_guest`, for guests that end with a test."""
+"""Fixtures: `lab`, three hosts for all tests; `start_guest`, guests of a test; `site`, a driver."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from tests.lab import requirements
 from tests.lab.cluster import Lab, claim
 from tests.lab.errors import LabError
 from tests.lab.shape import LabShape, default_state_dir
+from tests.lab.site import Site, runs_as_it_should
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.lab.guest import GuestSpec, LabGuest
     from tests.lab.host import LabHost
@@ -95,3 +97,34 @@ def start_guest(lab: Lab) -> Iterator[StartGuest]:
             return guest
 
         yield start
+
+
+@pytest.fixture
+def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    """A driver of the lab's hosts and a journal of the test's own."""
+    found = Site(lab, tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def shared_guests(session_lab: Lab) -> Iterator[list[LabGuest]]:
+    """What `guest` keeps from one test of a module to the next."""
+    kept: list[LabGuest] = []
+    yield kept
+    for guest in kept:
+        session_lab.remove_guest(guest)
+
+
+@pytest.fixture
+def guest(lab: Lab, shared_guests: list[LabGuest]) -> LabGuest:
+    """A guest that runs somewhere, shared by a module: to boot one each would take longest.
+
+    One that a test left in a bad way is replaced.
+    """
+    if shared_guests and not runs_as_it_should(shared_guests[0]):
+        lab.remove_guest(shared_guests.pop())
+    if not shared_guests:
+        shared_guests.append(lab.start_guest(lab.hosts[0]))
+        lab.wait_for_boot(shared_guests)
+    return shared_guests[0]

@@ -71,6 +71,9 @@ class GuestSpec:
     disk_bytes: int = 0
     """Size of its disk on the lab's shared storage; 0 means diskless."""
 
+    heeds_power_button: bool = True
+    """Whether it shuts down when it is asked to."""
+
     def __post_init__(self) -> None:
         """Refuse a guest that would not boot, or be killed by its own kernel."""
         if self.memory_bytes < self.working_set_bytes + _OVERHEAD_BYTES:
@@ -212,7 +215,9 @@ def domain_xml(
         "lab_dirty_bytes_per_second": round(spec.dirty_bytes_per_second),
         "lab_cpu_permille": round(spec.cpu_load_ratio * 1000),
     }
-    options = " ".join([*_KERNEL_OPTIONS, *(f"{name}={value}" for name, value in settings.items())])
+    deaf = () if spec.heeds_power_button else ("module_blacklist=button",)
+    words = [*_KERNEL_OPTIONS, *deaf, *(f"{name}={value}" for name, value in settings.items())]
+    options = " ".join(words)
     labels = "".join(
         f"<rebalancer:label name={quoteattr(name)} value={quoteattr(value)}/>"
         for name, value in spec.labels.items()

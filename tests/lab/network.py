@@ -139,7 +139,13 @@ def unmount_netns_folder() -> None:
 
 def set_cable(shape: LabShape, host: str, *, plugged_in: bool) -> None:
     """Cut or restore the link of a host, both directions, as if at the switch."""
-    _in(shape.switch, "ip", "link", "set", host_link(host), "up" if plugged_in else "down")
+    run(*cable_command(shape, host, plugged_in=plugged_in))
+
+
+def cable_command(shape: LabShape, host: str, *, plugged_in: bool) -> tuple[str, ...]:
+    """The command that cuts or restores the link of a host, for who cannot wait for Python."""
+    state = "up" if plugged_in else "down"
+    return ("ip", "-n", shape.switch, "link", "set", host_link(host), state)
 
 
 def shape_cable(shape: LabShape, host: str, bytes_per_second: int | None) -> None:

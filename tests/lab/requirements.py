@@ -28,6 +28,8 @@ APT_PACKAGES = (
     "libvirt-dev",  # libvirt-python is compiled against it
     "openssl",  # certificates
     "pkg-config",
+    "postgresql",  # for a journal of two daemons; tests run a server of their own
+    "prometheus",
     "qemu-system-x86",
     "qemu-utils",
     "xz-utils",  # newer kernels come with compressed modules
@@ -100,6 +102,7 @@ def install() -> None:
     kernel = next((package for package in _KERNEL_PACKAGES if _is_in_archive(package)), None)
     if kernel is None:
         raise LabError(f"apt knows none of the kernels {', '.join(_KERNEL_PACKAGES)}")
+    _keep_services_from_starting()
     _apt_get("install", "--yes", "--no-install-recommends", *APT_PACKAGES, kernel)
     for folder in MOUNT_POINTS:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +111,14 @@ def install() -> None:
             _succeed("groupadd", "--system", group)
     if not _has_user(_USER):
         _succeed("useradd", "--system", "--gid", _USER, "--groups", "kvm", _USER)
+
+
+def _keep_services_from_starting() -> None:
+    """Have the package of PostgreSQL make no database of its own, which would be served."""
+    settings = Path("/etc/postgresql-common/createcluster.conf")
+    if not settings.exists():
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text("create_main_cluster = false\n", encoding="ascii")
 
 
 def _apt_get(*arguments: str) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.lab.cluster import Lab
     from tests.lab.conftest import StartGuest
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 _SILENCE_SECONDS = 8.0
 

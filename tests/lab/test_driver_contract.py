@@ -11,10 +11,10 @@ import pytest
 from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.rollout.libvirt_driver import CallLimits, HostAddress, LibvirtDriver
 from tests.contract.test_hypervisor_driver import *  # noqa: F403  the suite itself
-from tests.contract.test_hypervisor_driver import Bench
+from tests.contract.test_hypervisor_driver import STORAGE, Bench
 from tests.lab.guest import GuestSpec
 from tests.lab.shape import MIB
-from tests.lab.test_driver import WallClock
+from tests.lab.site import WallClock
 
 if TYPE_CHECKING:
     from tests.lab.cluster import Lab
@@ -32,7 +32,10 @@ def bench(lab: Lab, start_guest: StartGuest) -> Iterator[Bench]:
     source, target, _ = lab.hosts
     network = source.address.rpartition(".")[0]
     guest = start_guest(source, GuestSpec(dirty_bytes_per_second=1_000_000))
-    addresses = {HostId(host.name): HostAddress(uri=host.uri) for host in lab.hosts}
+    storage = {STORAGE: str(lab.state_dir / "shared")}
+    addresses = {
+        HostId(host.name): HostAddress(uri=host.uri, storage=storage) for host in lab.hosts
+    }
     addresses[HostId("nobody")] = HostAddress(uri=NOBODY.format(network=network))
     clock = WallClock()
     opened: list[LibvirtDriver] = []

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.lab.guest import LabGuest
     from tests.lab.host import LabHost
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 _MIGRATION_SECONDS = 300
 

@@ -8,16 +8,13 @@ one second, and at the end everybody runs exactly once.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rebalancer.errors import ExitCode
-from tests.lab.configuration import write_config
+from tests.lab.command import Rebalancer
 from tests.lab.guest import GuestSpec
 from tests.lab.shape import MIB
 
@@ -27,9 +24,8 @@ if TYPE_CHECKING:
     from tests.lab.cluster import Lab
     from tests.lab.guest import LabGuest
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
-ROOT = Path(__file__).parents[2]
 GAP_ALLOWED_SECONDS = 1.0
 """What a guest may stand still for beyond the prediction: this machine has two busy cores."""
 
@@ -37,39 +33,9 @@ GAP_ALLOWED_SECONDS = 1.0
 LOADS = ((0.30, 0.0), (0.25, 1e6), (0.20, 2e6), (0.15, 3e6), (0.10, 5e6), (0.05, 8e6))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rebalancer:
-    """The command with a configuration of the lab."""
-
-    config: Path
-
-    def __call__(self, *arguments: object, ends_with: ExitCode = ExitCode.SUCCESS) -> str:
-        """Run it as an operator does, and return what it printed."""
-        command = [sys.executable, "-m", "rebalancer", *map(str, arguments)]
-        ran = subprocess.run(
-            [*command, "--config", str(self.config)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        print(ran.stdout, ran.stderr)
-        assert ran.returncode == ends_with, ran.stderr
-        assert "Traceback" not in ran.stderr
-        return ran.stdout
-
-
 @pytest.fixture
 def rebalancer(lab: Lab, tmp_path: Path) -> Rebalancer:
-    config = tmp_path / "rebalancer.yaml"
-    write_config(lab, config)
-    with config.open("a") as file:
-        file.write("collect: {sampling_seconds: 3, timeout_seconds: 60}\n")
-    # `write_config` names a journal that outlives a test; this one is the test's own.
-    text = config.read_text().replace(f"{lab.state_dir}/journal.db", f"{tmp_path}/journal.db")
-    config.write_text(text)
-    return Rebalancer(config=config)
+    return Rebalancer.configured(lab, tmp_path)
 
 
 @pytest.fixture

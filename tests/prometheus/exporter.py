@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,8 @@ def exporting(pages: Mapping[str, Callable[[float], str]]) -> Iterator[int]:
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(OSError):  # whoever asked has gone
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             return

@@ -34,11 +34,13 @@ scrape_configs:
 
 
 @contextmanager
-def prometheus(folder: Path, exporter_port: int, every: str) -> Iterator[str]:
+def prometheus(
+    folder: Path, exporter_port: int, every: str, config: str | None = None
+) -> Iterator[str]:
     """Start it scraping the exporter, and yield its address; it is ended by its own handle."""
     assert BINARY is not None
-    config = folder / "prometheus.yml"
-    config.write_text(_CONFIG.format(every=every, port=exporter_port), encoding="utf-8")
+    file = folder / "prometheus.yml"
+    file.write_text(config or _CONFIG.format(every=every, port=exporter_port), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -46,7 +48,7 @@ def prometheus(folder: Path, exporter_port: int, every: str) -> Iterator[str]:
         process = subprocess.Popen(
             [
                 BINARY,
-                f"--config.file={config}",
+                f"--config.file={file}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={address}",
             ],

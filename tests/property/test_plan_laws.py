@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from rebalancer.cluster.inventory import (
     HostState,
     Link,
     Mode,
+    Rack,
     Site,
     Snapshot,
     VmId,
@@ -38,10 +40,14 @@ from rebalancer.cluster.violations import (
     memory_capacity_bytes,
     worsened,
 )
-from rebalancer.planning.jobs import HANDOVER_SECONDS
+from rebalancer.planning.bounds import lower_bound_seconds
+from rebalancer.planning.jobs import HANDOVER_SECONDS, Job
+from rebalancer.planning.preference import Preferences
+from rebalancer.planning.routing import Router
+from rebalancer.planning.timeline import Timeline
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.property.laws import law
-from tests.unit.planning.plans import a_plan
+from tests.unit.planning.plans import a_placement, a_plan
 
 SLACK = 1e-6
 LAWS = law(0.8)
@@ -66,6 +72,7 @@ def cases(draw: st.DrawFn) -> Case:
         a_host(
             f"h{i}",
             site=draw(st.sampled_from(["a", "b"])),
+            rack=draw(st.sampled_from([None, "r1", "r2"])),
             memory_bytes=draw(st.sampled_from([16, 32])) * GIB,
             cpu_cores=draw(st.sampled_from([4.0, 8.0])),
             nic_bytes_per_second=draw(st.sampled_from([40.0, 500.0, 1250.0])) * MIB,
@@ -110,7 +117,14 @@ def cases(draw: st.DrawFn) -> Case:
         migration=MigrationPermissions(allow=frozenset(Mode)),
     )
     wan = Link(name="wan", bytes_per_second=200.0 * MIB, between=("a", "b"))
-    snapshot = a_snapshot(hosts, vms, sites=[Site(name="a"), Site(name="b")], links=[wan])
+    racks = [
+        Rack(name=name, uplink_bytes_per_second=draw(st.sampled_from([30.0, 300.0])) * MIB)
+        for name in draw(st.sets(st.sampled_from(["r1", "r2"])).map(sorted))
+    ]
+    snapshot = replace(
+        a_snapshot(hosts, vms, sites=[Site(name="a"), Site(name="b")], links=[wan]),
+        racks=tuple(racks),
+    )
     return Case(snapshot, policy, moves)
 
 
@@ -259,16 +273,24 @@ def test_law_5_no_lane_or_slot_is_overbooked_at_any_instant(case: Case) -> None:
             lanes["in", m.target] += m.bytes_per_second
             for link in case.snapshot.links_between(source, target):
                 lanes[link.name, str(source.site)] += m.bytes_per_second
-        for lane, used in lanes.items():
-            capacity = (
-                host[HostId(lane[1])].nic_bytes_per_second
-                if lane[0] in ("out", "in")
-                else 200.0 * MIB
-            )
+            if source.rack != target.rack:
+                lanes["up", source.rack or ""] += m.bytes_per_second
+                lanes["down", target.rack or ""] += m.bytes_per_second
+        for (kind, name), used in lanes.items():
+            capacity = _lane_bytes_per_second(case, kind, name)
             assert used <= limits.link_share * capacity + SLACK
         assert len(flying) <= limits.cluster
         assert max(Counter(m.source for m in flying).values()) <= limits.per_host_out
         assert max(Counter(m.target for m in flying).values()) <= limits.per_host_in
+
+
+def _lane_bytes_per_second(case: Case, kind: str, name: str) -> float:
+    if kind == "wan":
+        return 200.0 * MIB
+    if kind in ("out", "in"):
+        return case.snapshot.host_by_id[HostId(name)].nic_bytes_per_second
+    uplinks = {rack.name: rack.uplink_bytes_per_second for rack in case.snapshot.racks}
+    return uplinks.get(name, math.inf)
 
 
 def _is_flying(migration: Migration, instant: float) -> bool:
@@ -302,6 +324,25 @@ def test_the_makespan_ends_when_the_last_migration_was_seen_to_finish(case: Case
 
     assert plan.makespan_seconds == pytest.approx(last + (HANDOVER_SECONDS if last else 0.0))
     assert 0 <= plan.makespan_lower_bound_seconds <= plan.makespan_seconds
+
+
+@LAWS
+@given(case=cases())
+def test_no_schedule_is_shorter_than_its_bound(case: Case) -> None:
+    demand = Demand.as_measured(case.snapshot)
+    wanted = a_placement(case.snapshot, case.moves)
+    order, _, _ = Router(case.snapshot, demand, case.policy, wanted).order()
+    jobs = [Job.of(position, ordered) for position, ordered in enumerate(order.moves)]
+
+    bound = lower_bound_seconds(jobs, case.policy.limits)
+
+    # Transfers go by slices of a tenth of a second, so a slower one can be shorter by one.
+    slices = 0.2 * len(jobs)
+    for preference in Preferences(jobs, bound).usual() if jobs else ():
+        slots = Timeline(
+            jobs, case.policy.limits, preference.places, preference.sharable, preference.least
+        ).slots()
+        assert max(slot.release_seconds for slot in slots) >= bound - slices
 
 
 @LAWS

@@ -6,13 +6,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.cluster.inventory import HostId, Mode, Snapshot, VmState
+from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.cluster.plan import Migration, MigrationState, Outcome, Plan
 from rebalancer.cluster.policy import Limits
 from rebalancer.rollout.driver import DomainView
@@ -23,18 +22,11 @@ from tests.builders import GIB, MIB, a_host, a_snapshot, a_vm
 from tests.property.laws import law
 from tests.unit.rollout.crashes import Death, Story, live_through
 from tests.unit.rollout.plans import a_migration, a_plan
+from tests.unit.rollout.ways import FACTS, STORAGE, Way
 
 S = MigrationState
-HOT: dict[str, Any] = {"dirty_bytes_per_second": 300.0 * MIB, "working_set_bytes": 256 * MIB}
-OF_MODE: dict[Mode, dict[str, Any]] = {
-    Mode.LIVE: {},
-    Mode.AUTO_CONVERGE: {},
-    Mode.SUSPEND: HOT,
-    Mode.POST_COPY: HOT,
-    Mode.COLD: {"persistent": True},
-    Mode.OFFLINE: {"persistent": True, "state": VmState.SHUTOFF},
-}
-HOSTS = tuple(a_host(f"h{n}", memory_bytes=32 * GIB) for n in range(1, 5))
+SHARED = frozenset({STORAGE})
+HOSTS = tuple(a_host(f"h{n}", memory_bytes=32 * GIB, storage=SHARED) for n in range(1, 5))
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where journals of tests go: on a disk, waiting for it would take most of the time."""
 LIMITS = Limits(per_host_out=2, per_host_in=2, cluster=3, link_share=0.7)
@@ -53,10 +45,10 @@ class Case:
         migrations: list[Migration] = []
         found = []
         for n in range(1, vms + 1):
-            mode = random.choice(list(OF_MODE))
+            way = random.choice(list(Way))
             facts = {"persistent": random.random() < 0.8, "autostart": random.random() < 0.5}
             facts["memory_bytes"] = random.choice([1, 2, 4]) * GIB  # type: ignore[assignment]
-            vm = a_vm(f"v{n}", on=f"h{random.randint(1, 2)}", **(facts | OF_MODE[mode]))
+            vm = a_vm(f"v{n}", on=f"h{random.randint(1, 2)}", **(facts | FACTS[way]))
             found.append(vm)
             earlier = tuple(m.id for m in migrations if random.random() < 0.15)
             migrations.append(
@@ -65,7 +57,7 @@ class Case:
                     vm.host,
                     f"h{random.randint(3, 4)}",
                     id=f"m{n}",
-                    mode=mode,
+                    **way.plan,
                     memory_bytes=vm.memory_bytes,
                     depends_on=earlier,
                     bytes_per_second=random.choice([100.0, 400.0, 5000.0]) * MIB,
@@ -139,10 +131,10 @@ def assert_world_agrees(case: Case, story: Story, datacentre: Datacentre) -> Non
         assert [h for h, view in seen.items() if view.autostart] == [place] * kept
 
 
-@pytest.mark.parametrize("mode", list(OF_MODE))
-def test_law_6_a_controller_may_die_after_any_record_and_any_command(mode: Mode) -> None:
-    vm = a_vm("v1", autostart=True, memory_bytes=GIB, **OF_MODE[mode])
-    move = a_migration("v1", mode=mode, memory_bytes=GIB)
+@pytest.mark.parametrize("way", list(Way))
+def test_law_6_a_controller_may_die_after_any_record_and_any_command(way: Way) -> None:
+    vm = a_vm("v1", autostart=True, memory_bytes=GIB, **FACTS[way])
+    move = a_migration("v1", memory_bytes=GIB, **way.plan)
     case = Case(plan=a_plan(move), snapshot=a_snapshot(HOSTS[:2], [vm]))
     whole, _ = case.run(Death())
     deaths = [
@@ -201,6 +193,7 @@ def test_law_6_whatever_breaks_every_migration_has_an_end_and_every_vm_is_where_
 
     outcomes = case.outcomes(story)
     assert datacentre.record.overloads == []
+    assert datacentre.record.corrupted == []
     assert_splits_were_ended(case, outcomes, datacentre)
     if not story.died or story.recovered:
         assert set(outcomes) == {migration.id for migration in case.plan.migrations}

@@ -9,8 +9,17 @@ import pytest
 from rebalancer.cluster.plan import VerdictKind
 from rebalancer.service.access import policy_of, simulated
 from rebalancer.service.rehearsal import rehearse
+from rebalancer.service.rehearsed_day import rehearse_day
 from rebalancer.service.session import open_session, plan_for
+from rebalancer.simulation.day import check_day
 from rebalancer.simulation.scenario import read_scenario
+
+TEN_PER_CENT = 0.1
+UNFORESEEN_SECONDS = {"flaky-network": 10.0}
+"""How long the script of a scenario breaks a link, which no plan can foresee."""
+
+MANY_PLANS = {"power-day"}
+"""Scenarios that go on after their first plan."""
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 
@@ -19,9 +28,20 @@ SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 def test_everything_that_a_scenario_expects_comes_true(file: Path) -> None:
     session = open_session(None, placement__time_limit_seconds=30.0)
 
-    done = rehearse(session, read_scenario(file))
+    scenario = read_scenario(file)
+    if scenario.day is not None:
+        result = rehearse_day(session, scenario, scenario.day)
+        assert check_day(scenario.day.expect, result) == ()
+        return
+
+    done = rehearse(session, scenario)
 
     assert done.unmet == ()
+    if file.stem in MANY_PLANS:
+        return
+    took = (done.datacentre.now - done.plan.created_at).total_seconds()
+    off = abs(took - done.plan.makespan_seconds)
+    assert off <= TEN_PER_CENT * done.plan.makespan_seconds + UNFORESEEN_SECONDS.get(file.stem, 0)
 
 
 @pytest.mark.parametrize("name", ["hotspot", "drain", "swap-needed", "skewed"])

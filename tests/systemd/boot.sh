@@ -2,11 +2,12 @@
 # Boots systemd as process 1 of namespaces of its own, on a copy of this machine's root that is thrown
 # away: to be run by `unshare --pid --fork --kill-child --mount --uts --ipc --cgroup`.
 #
-#   boot.sh FOLDER REPOSITORY PYTHON_PREFIX SITE_PACKAGES CONFIG
+#   boot.sh FOLDER REPOSITORY PYTHON_PREFIX SITE_PACKAGES CONFIG     the program from its repository
+#   boot.sh FOLDER OFFERED                                           no program; /opt/offered has OFFERED
 #
 # Its /tmp must be its own: systemd empties /tmp when it boots.
 set -eu
-folder=$1 repository=$2 python=$3 packages=$4 config=$5
+folder=$1
 root=$folder/root
 
 mount --make-rprivate /
@@ -23,6 +24,8 @@ rm -f "$root"/etc/systemd/system/*.wants/*
 # What somebody tried out as root on this machine is not the daemon's.
 rm -rf "$root/var/lib/rebalancer"
 
+with_the_program() {
+repository=$1 python=$2 packages=$3 config=$4
 # The program under test, where a user without rights can read it.
 for name in program python packages; do mkdir -p "$root/opt/lab/$name"; done
 mount --bind "$repository" "$root/opt/lab/program"
@@ -41,6 +44,16 @@ chmod 755 "$root/usr/local/bin/rebalancer"
 cp "$config" "$root/etc/rebalancer/rebalancer.yaml"
 printf '[Service]\nWatchdogSec=4\nRestartSec=1\n' \
     > "$root/etc/systemd/system/rebalancer.service.d/test.conf"
+}
+
+if [ $# -gt 2 ]; then
+    shift
+    with_the_program "$@"
+else
+    rm -rf "$root/etc/rebalancer"
+    mkdir -p "$root/opt/offered"
+    mount --bind "$2" "$root/opt/offered"
+fi
 
 # Not chroot: in one, systemd could not make the user namespaces of PrivateUsers=.
 cd "$root"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.systemd.machines import PATIENCE_SECONDS, booted, obstacle, run_in
+
 ROOT = Path(__file__).parents[2]
 UNITS = ("rebalancer.service", "rebalancer-drain@.service")
-PATIENCE_SECONDS = 60.0
 CONFIG = """\
 schema_version: 1
 cluster: lab
@@ -29,16 +28,6 @@ daemon: {interval_seconds: 2s}
 """
 
 
-def _obstacle() -> str:
-    """Why no systemd can be booted here; empty if one can."""
-    if os.geteuid() != 0:
-        return "booting systemd in namespaces of its own needs root"
-    missing = [tool for tool in ("unshare", "nsenter", "systemctl") if shutil.which(tool) is None]
-    if not Path("/lib/systemd/systemd").exists():
-        missing.append("systemd")
-    return f"not installed: {', '.join(missing)}" if missing else ""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A booted systemd."""
@@ -46,8 +35,7 @@ class Machine:
     pid: int
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        entered = ["nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-r", "-w", *command]
-        return subprocess.run(entered, capture_output=True, text=True, timeout=90, check=False)
+        return run_in(self.pid, *command)
 
     def show(self, unit: str = "rebalancer") -> dict[str, str]:
         lines = self.run("systemctl", "show", unit).stdout.splitlines()
@@ -70,41 +58,13 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    if obstacle := _obstacle():
-        pytest.skip(obstacle)
-    folder, config = tmp_path / "machine", tmp_path / "rebalancer.yaml"
-    folder.mkdir()
+    if why_not := obstacle():
+        pytest.skip(why_not)
+    config = tmp_path / "rebalancer.yaml"
     config.write_text(CONFIG)
-    namespaces = ("--pid", "--fork", "--kill-child", "--mount", "--uts", "--ipc", "--cgroup")
     packages = next(path for path in sys.path if path.endswith("site-packages"))
-    boot = Path(__file__).with_name("boot.sh")
-    places = map(str, (boot, folder, ROOT, sys.base_prefix, packages, config))
-    command = ["unshare", *namespaces, "sh", *places]
-    with (tmp_path / "boot.log").open("w") as log:
-        outside = subprocess.Popen(command, stdout=log, stderr=log)
-    inside = None
-    try:
-        inside = _booted(outside, tmp_path / "boot.log")
-        yield Machine(pid=inside)
-    finally:
-        # Ending unshare does not end a systemd; ending process 1 of a namespace ends all of it.
-        if inside is not None:
-            os.kill(inside, signal.SIGKILL)
-        outside.kill()
-        outside.wait(timeout=30)
-
-
-def _booted(outside: subprocess.Popen[bytes], log: Path) -> int:
-    children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and outside.poll() is None:
-        found = children.read_text().split()
-        if found and Path(f"/proc/{found[0]}/comm").read_text().strip() == "systemd":
-            state = Machine(pid=int(found[0])).run("systemctl", "is-system-running").stdout.strip()
-            if state in ("running", "degraded"):
-                return int(found[0])
-        time.sleep(0.3)
-    pytest.fail(f"systemd did not come up: {log.read_text()}")
+    with booted(tmp_path, (ROOT, sys.base_prefix, packages, config)) as pid:
+        yield Machine(pid=pid)
 
 
 @pytest.mark.lab

@@ -12,6 +12,7 @@ WORDS = {
     Resource.VCPUS: "vCPUs",
     Resource.CORES: "cpu",
     Resource.VMS: "VMs",
+    Resource.NOW: "CPU used now",
 }
 """What resources are called in reports."""
 
@@ -20,7 +21,7 @@ def amount_text(resource: Resource, amount: float) -> str:
     """Write an amount of a resource: `4.0 GiB`, `2.5 cores`, `8 vCPUs`."""
     if resource is Resource.MEMORY:
         return f"{amount / GIB:.1f} GiB"
-    if resource in (Resource.CPU, Resource.CORES):
+    if resource in (Resource.CPU, Resource.CORES, Resource.NOW):
         return f"{amount:.1f} cores"
     return f"{amount:.0f} vCPUs"
 

@@ -266,7 +266,17 @@ def test_our_own_day_tells_its_rules_its_policy_and_its_pace(
     said = capsys.readouterr().out
     assert "track B, ours (idle VMs stay and keep their host on; memory counts)" in said
     assert "cycles             median" in said
-    assert "peak at quantile 0.8; planetlab.yaml" in said
+    assert "policy             planetlab.yaml" in said
+
+
+def test_only_the_beginning_of_a_day_can_be_run(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(data), "--day", "20110303", "--policy", "dvfs", "--samples"]
+
+    assert main([*given, "2"]) == 64
+    assert "3 are needed" in capsys.readouterr().out
+    assert main([*given, "3"]) == 0
 
 
 def test_a_day_that_is_not_there_is_told_with_those_that_are(

@@ -32,7 +32,7 @@ def a_world(
 
 
 def ours(world: World) -> Ours:
-    return Ours(world, read_policy(POLICY_FILE), quantile=0.8, solve_seconds=5.0)
+    return Ours(world, read_policy(POLICY_FILE), solve_seconds=5.0)
 
 
 def test_the_leaked_part_of_the_next_sample_is_not_seen() -> None:

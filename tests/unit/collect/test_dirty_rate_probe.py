@@ -79,9 +79,27 @@ def probe(
 def test_the_median_of_the_short_windows_counts() -> None:
     found = probe("a", hosts={"h1": FakeGuests(a=[0, 10, 40, 10])})
 
-    assert found == {
-        "a": DirtyRate(bytes_per_second=10 * MIB, working_set_bytes=None, measured_at=NOON)
-    }
+    rate = found[VmId("a")]
+    assert (rate.bytes_per_second, rate.working_set_bytes) == (10 * MIB, None)
+    assert rate.measured_at == NOON
+
+
+def test_how_uncertain_a_rate_is_follows_from_how_few_pages_were_seen() -> None:
+    # 40 MiB in 4 s are 20 pages of which each stands for 2 MiB: 20 ± 4.5, so 10 ± 2.2 MiB/s.
+    found = probe("a", hosts={"h1": FakeGuests(a=[10, 10, 10, 10])})
+    idle = probe("a", hosts={"h1": FakeGuests(a=[0, 0, 0, 0])})
+
+    assert 2.2 * MIB < found[VmId("a")].error_bytes_per_second < 2.4 * MIB
+    assert 0.5 * MIB < idle[VmId("a")].error_bytes_per_second < 1 * MIB
+
+
+def test_where_time_is_short_the_first_ones_are_measured() -> None:
+    rates: dict[str, list[float | None]] = {name: [1, 1, 1, 1] for name in "abcd"}
+    guests = FakeGuests(**rates)
+    hurried = ProbePlan(at_once_per_host=2, budget_seconds=-1.0)
+
+    assert probe("c", "a", "d", "b", hosts={"h1": guests}, plan=hurried) == {}
+    assert guests.started == []
 
 
 def test_a_long_window_tells_the_working_set() -> None:

@@ -455,6 +455,13 @@ def test_the_incoming_copy_of_a_migration_is_not_a_second_vm() -> None:
     assert (vm.host, vm.state) == ("h1", VmState.RUNNING)
     assert vm.blockers[0] == "it is being migrated"
     assert "h2 has a paused copy" in vm.blockers[1]
+    assert (vm.is_migrating, vm.migrating_to) == (True, "h2")
+
+
+def test_a_migration_to_a_host_that_is_not_ours_is_seen_at_its_source() -> None:
+    vm = one_vm(record={"job": JobOperation.MIGRATION_OUT})
+
+    assert (vm.is_migrating, vm.migrating_to) == (True, None)
 
 
 @pytest.mark.parametrize("reason", [2, 11])

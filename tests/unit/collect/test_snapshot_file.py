@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rebalancer.cluster.inventory import (
     HostState,
     Link,
     Mode,
+    Rack,
     Site,
     Snapshot,
     UsageHistory,
@@ -87,6 +89,18 @@ def test_whatever_is_written_is_read_back(snapshot: Snapshot, tmp_path: Path) ->
     write_snapshot(snapshot, path)
 
     assert_same(read_snapshot(path), snapshot)
+
+
+def test_racks_and_the_error_of_a_dirty_rate_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.json"
+    racks = (Rack(name="r1", uplink_bytes_per_second=3.125e9),)
+    vm = a_vm("a", dirty_bytes_per_second=1e7, dirty_error_bytes_per_second=2e6)
+    write_snapshot(replace(a_snapshot(vms=[vm]), racks=racks), path)
+
+    found = read_snapshot(path)
+
+    assert found.racks == racks
+    assert found.vms == (vm,)
 
 
 @given(snapshot=snapshots())

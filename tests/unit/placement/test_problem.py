@@ -30,7 +30,7 @@ def test_loads_follow_a_placement() -> None:
 
     load = problem.load(np.array([1]))
 
-    assert load[:, 1].tolist() == [4 * GIB, 1.5, 3.0, 1.5, 1.0]
+    assert load[:, 1].tolist() == [4 * GIB, 1.5, 3.0, 1.5, 1.0, 1.5]
     assert load[Resource.CORES, 0] == 0.5  # the host's own use stays
 
 

@@ -4,7 +4,7 @@ from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import HostId, Mode, VmState
 from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.planning.planner import make_plan
-from tests.builders import GIB, MIB, a_policy, a_snapshot, a_vm
+from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.planning.plans import a_placement, a_plan
 
 VIRSH = ("virsh", "-c", "qemu+ssh://h1/system")
@@ -113,4 +113,25 @@ def test_cold_ends_on_the_source_last() -> None:
         "virsh -c qemu+ssh://h2/system start --domain db",
         "virsh -c qemu+ssh://h2/system autostart --domain db",
         "virsh -c qemu+ssh://h1/system undefine --domain db --keep-nvram",
+    )
+
+
+def test_a_saved_memory_is_restored_before_the_definition_follows() -> None:
+    permissions = MigrationPermissions(allow=frozenset({Mode.COLD}), save_to="vmstore")
+    hosts = [a_host(name, storage=frozenset({"vmstore"})) for name in ("h1", "h2")]
+    vm = a_vm("db", autostart=True)
+    plan = a_plan(a_snapshot(hosts, [vm]), {"db": "h2"}, a_policy(migration=permissions))
+    there = "virsh -c qemu+ssh://h2/system"
+
+    assert plan.migrations[0].saved_to == "vmstore"
+    assert plan.commands["m1"] == (
+        ': "${SAVED:?the folder where both hosts have storage vmstore}"',
+        "virsh -c qemu+ssh://h1/system autostart --domain db --disable",
+        'virsh -c qemu+ssh://h1/system save --domain db --file "$SAVED"/db.save',
+        f'{there} restore --file "$SAVED"/db.save',
+        "virsh -c qemu+ssh://h1/system dumpxml --domain db --inactive --security-info | "
+        f"{there} define /dev/stdin",
+        f"{there} autostart --domain db",
+        "virsh -c qemu+ssh://h1/system undefine --domain db --keep-nvram",
+        'rm "$SAVED"/db.save',
     )

@@ -95,6 +95,69 @@ def test_of_suspend_and_cold_the_one_with_the_shorter_outage_is_taken() -> None:
     assert chosen(a_hot_vm(5000), patient).mode is Mode.SUSPEND
 
 
+SAVING = MigrationPermissions(
+    allow=frozenset({Mode.LIVE, Mode.COLD}), save_to="vmstore", save_bytes_per_second=200 * MIB
+)
+
+
+def a_shared_path(*reach: frozenset[str] | None) -> Path:
+    hosts = [
+        a_host(name, nic_bytes_per_second=800.0 * MIB, storage=storage)
+        for name, storage in zip(("h1", "h2"), reach, strict=True)
+    ]
+    return Network(a_snapshot(hosts), Limits(link_share=1.0)).path(hosts[0].id, hosts[1].id)
+
+
+BOTH = a_shared_path(frozenset({"vmstore"}), frozenset({"vmstore", "nfs"}))
+
+
+def test_a_vm_that_must_go_cold_is_saved_where_both_hosts_reach_the_storage() -> None:
+    huge = a_hot_vm(5000, 8 * GIB)
+
+    choice = chosen(huge, SAVING, BOTH)
+
+    assert choice.mode is Mode.COLD
+    assert choice.saved_to == "vmstore"
+    assert not choice.transfers
+    assert choice.estimate(0).downtime_seconds == pytest.approx(2 * 8 * GIB / (200 * MIB) + 4, 0.01)
+    assert reason_for(choice, 0) == (
+        "no milder mode will do: its memory, 8 GiB, is written to vmstore and read back at "
+        "200 MiB/s, a pause of about 86 s; it does not boot anew"
+    )
+
+
+@pytest.mark.parametrize("reach", [frozenset({"nfs"}), None])
+def test_storage_that_a_host_does_not_tell_of_is_not_there(reach: frozenset[str] | None) -> None:
+    path = a_shared_path(frozenset({"vmstore"}), reach)
+
+    assert chosen(a_hot_vm(5000, 8 * GIB), SAVING, path).saved_to == ""
+
+
+def test_a_vm_is_shut_down_rather_than_saved_for_ever() -> None:
+    batch = a_hot_vm(5000, 200 * GIB, memory_bytes=256 * GIB)
+
+    assert chosen(batch, SAVING, BOTH).saved_to == ""
+    assert chosen(a_hot_vm(5000, 32 * GIB, memory_bytes=32 * GIB), SAVING, BOTH).saved_to
+
+
+def test_what_is_shorter_than_suspending_goes_before_it() -> None:
+    permissions = replace(SAVING, allow=SAVING.allow | {Mode.SUSPEND}, max_suspend_seconds=3600)
+    slow = a_path(50.0 * MIB)
+    path = replace(BOTH, lanes=slow.lanes, bytes_per_second=slow.bytes_per_second)
+
+    assert chosen(a_hot_vm(5000), permissions, BOTH).mode is Mode.SUSPEND
+    assert chosen(a_hot_vm(5000, 8 * GIB), permissions, path).saved_to == "vmstore"
+
+
+def test_what_is_not_permitted_is_named_once() -> None:
+    live_only = replace(SAVING, allow=frozenset({Mode.LIVE}))
+
+    why = refused(a_hot_vm(5000, 8 * GIB), live_only, BOTH).splitlines()
+
+    assert sum("cold" in line for line in why) == 1
+    assert "cheapest way out: allow suspend" in why[-1]
+
+
 def test_a_refusal_names_the_cheapest_permission_that_would_unlock_the_move() -> None:
     live_only = MigrationPermissions(allow=frozenset({Mode.LIVE}))
     transient = a_hot_vm(5000, 4 * GIB, persistent=False)

@@ -1,4 +1,6 @@
-from rebalancer.cluster.inventory import HostId, Link, Site
+from dataclasses import replace
+
+from rebalancer.cluster.inventory import HostId, Link, Rack, Site
 from rebalancer.cluster.policy import Limits
 from rebalancer.planning.network import Network
 from tests.builders import MIB, a_host, a_snapshot
@@ -42,3 +44,36 @@ def test_the_last_bytes_may_use_what_is_left_free() -> None:
     line = two_sites().path(H1, H3).line(100.0 * MIB)
 
     assert line.switchover_bytes_per_second == 350 * MIB
+
+
+def test_between_racks_traffic_passes_both_uplinks_and_within_one_none() -> None:
+    hosts = [
+        a_host("h1", rack="r1", nic_bytes_per_second=1000.0 * MIB),
+        a_host("h2", rack="r2", nic_bytes_per_second=1000.0 * MIB),
+        a_host("h3", rack="r1", nic_bytes_per_second=1000.0 * MIB),
+    ]
+    racks = (
+        Rack(name="r1", uplink_bytes_per_second=200.0 * MIB),
+        Rack(name="r2", uplink_bytes_per_second=300.0 * MIB),
+    )
+    network = Network(replace(a_snapshot(hosts), racks=racks), Limits(link_share=0.5))
+
+    across, within = network.path(H1, H2), network.path(H1, H3)
+
+    assert {lane.name for lane in across.lanes} == {"h1 out", "h2 in", "rack r1 up", "rack r2 down"}
+    assert across.bytes_per_second == 100 * MIB
+    assert {lane.name for lane in within.lanes} == {"h1 out", "h3 in"}
+    assert within.bytes_per_second == 500 * MIB
+
+
+def test_a_rack_of_which_nothing_is_known_limits_nothing() -> None:
+    hosts = [a_host("h1", rack="r1"), a_host("h2", rack="r2"), a_host("h3")]
+    known = (Rack(name="r2", uplink_bytes_per_second=30.0 * MIB),)
+    network = Network(replace(a_snapshot(hosts), racks=known), Limits(link_share=1.0))
+
+    assert {lane.name for lane in network.path(H1, H2).lanes} == {
+        "h1 out",
+        "h2 in",
+        "rack r2 down",
+    }
+    assert {lane.name for lane in network.path(H1, H3).lanes} == {"h1 out", "h3 in"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from rebalancer.cluster.inventory import Link, Mode, Site
+from rebalancer.cluster.inventory import HostId, Link, Mode, Rack, Site, VmId
 from rebalancer.cluster.plan import Migration
 from rebalancer.cluster.policy import Limits
-from rebalancer.rollout.admission import Flight, Grant, admit
+from rebalancer.rollout.admission import Flight, Foreign, Grant, admit
 from tests.builders import MIB, a_host, a_snapshot
 from tests.unit.rollout.plans import a_migration
 
@@ -52,6 +53,22 @@ def test_what_is_under_way_counts() -> None:
     assert admitted(moves(("h1", "h4"), ("h4", "h5")), flying) == ["m2"]
 
 
+def test_migrations_that_others_began_count_on_both_of_their_hosts_and_in_the_cluster() -> None:
+    waiting = moves(("h1", "h2"), ("h3", "h5"), ("h3", "h4"), ("h4", "h2"), ("h6", "h3"))
+    one, two = LIMITS, replace(LIMITS, per_host_out=1, per_host_in=1, cluster=4)
+    theirs = [
+        Foreign(vm=VmId("a"), source=HostId("h1"), target=HostId("h5")),
+        Foreign(vm=VmId("b"), source=HostId("h6"), target=None),
+    ]
+
+    def let_in(limits: Limits, *foreign: Foreign) -> list[str]:
+        return [grant.migration for grant in admit(waiting, [], SNAPSHOT, limits, foreign)]
+
+    assert let_in(one) == ["m1", "m2", "m3", "m4", "m5"]
+    assert let_in(one, *theirs) == ["m1", "m2", "m3"]
+    assert let_in(two, *theirs) == ["m3", "m4"]
+
+
 def test_a_nic_is_never_promised_more_than_its_share() -> None:
     waiting = moves(("h1", "h2"), ("h1", "h3"), rate=400.0 * MIB)
 
@@ -84,6 +101,21 @@ def test_a_wan_link_is_shared_by_all_that_pass_it_in_one_direction() -> None:
     grants = admit(waiting, [], snapshot, LIMITS)
 
     assert [grant.migration for grant in grants] == ["m1", "m3"]
+
+
+def test_the_uplink_of_a_rack_is_shared_by_all_that_leave_it() -> None:
+    hosts = [
+        a_host(f"h{n}", rack="r1" if n < 4 else "r2", nic_bytes_per_second=NIC) for n in range(1, 7)
+    ]
+    racks = (Rack(name="r1", uplink_bytes_per_second=1000.0 * MIB),)
+    snapshot = replace(a_snapshot(hosts), racks=racks)
+    across = moves(("h1", "h4"), ("h2", "h5"), ("h4", "h3"), ("h2", "h3"), rate=400.0 * MIB)
+
+    grants = admit(across, (), snapshot, LIMITS)
+
+    # 700 MiB/s may leave the rack, as many may enter it, and what stays in it passes neither.
+    assert [grant.migration for grant in grants] == ["m1", "m3"]
+    assert "m4" in [g.migration for g in admit([across[0], across[3]], (), snapshot, LIMITS)]
 
 
 def test_small_migrations_do_not_starve_one_that_waits_for_a_whole_link() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from rebalancer.cluster.inventory import Host, HostId, Mode, Snapshot, Vm, VmId, VmState
-from rebalancer.cluster.plan import MigrationState, Plan
-from rebalancer.cluster.policy import Limits
+from rebalancer.cluster.inventory import Host, HostId, Mode, Rack, Snapshot, Vm, VmId, VmState
+from rebalancer.cluster.plan import MigrationState, Plan, Priority
+from rebalancer.cluster.policy import Limits, MigrationPermissions
 from rebalancer.cluster.rules import Spread
 from rebalancer.cluster.selection import VmSelector
+from rebalancer.cluster.windows import Window
 from rebalancer.errors import LockHeldError, PlanRefusedError
 from rebalancer.rollout.driver import Command, Ticket
 from rebalancer.rollout.events import (
@@ -37,6 +38,7 @@ from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import Fault, FaultKind, Stage
 from rebalancer.simulation.simulated_driver import SimulatedDriver
+from rebalancer.simulation.simulated_source import SimulatedSource
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.rollout.plans import a_migration, a_plan
 
@@ -316,6 +318,56 @@ def test_limits_are_kept_while_many_migrations_run(make_world: MakeWorld) -> Non
     assert max(record.peak_granted_bytes_per_second.values()) <= 0.7 * 1.25e9
 
 
+def test_the_uplink_of_a_rack_is_never_promised_twice(make_world: MakeWorld) -> None:
+    hosts = [a_host(f"h{n}", rack="r1" if n < 4 else "r2") for n in range(1, 7)]
+    vms = [a_vm(f"vm{n}", f"h{n}", memory_bytes=GIB) for n in (1, 2, 3)]
+    world = make_world(*vms, hosts=hosts)
+    uplink = Rack(name="r1", uplink_bytes_per_second=500.0 * MIB)
+    snapshot = replace(world.snapshot, racks=(uplink,))
+    moves = [
+        a_migration(f"vm{n}", f"h{n}", f"h{n + 3}", id=f"m{n}", bytes_per_second=200.0 * MIB)
+        for n in (1, 2, 3)
+    ]
+
+    result = world.roll_out(a_plan(*moves), snapshot=snapshot)
+
+    # 350 MiB/s are for migrations: room for one of them at a time.
+    assert result.is_complete
+    assert world.told(StageChanged)
+    assert max(_side_by_side(world.told(StageChanged))) == 1
+
+
+def _side_by_side(changes: Sequence[StageChanged]) -> list[int]:
+    """How many transfers were under way after each change."""
+    flying: set[str] = set()
+    counts = []
+    for change in changes:
+        (flying.add if change.after is S.TRANSFER else flying.discard)(change.migration)
+        counts.append(len(flying))
+    return counts
+
+
+def test_a_move_that_can_wait_does_not_start_shortly_before_the_window_closes(
+    make_world: MakeWorld,
+) -> None:
+    vms = [a_vm(f"vm{n}", memory_bytes=4 * GIB, dirty_bytes_per_second=0.0) for n in (1, 2, 3, 4)]
+    world = make_world(*vms)
+    closes_soon = Window(from_minute=11 * 60, to_minute=12 * 60 + 1)
+    policy = a_policy(
+        limits=Limits(cluster=1), migration=MigrationPermissions(windows=(closes_soon,))
+    )
+    moves = [
+        a_migration(vm.name, id=f"m{n}", priority=Priority.DRAIN if n == 3 else Priority.BALANCE)
+        for n, vm in enumerate(vms)
+    ]
+
+    result = world.roll_out(a_plan(*moves), settings=Settings.of(policy))
+
+    # One takes 25 s, and up to 40: the second would be over at 12:01:05 at the latest.
+    assert world.states(result) == [S.COMPLETE, S.SKIPPED, S.SKIPPED, S.COMPLETE]
+    assert "the maintenance window closes at Mon 12:01 UTC" in result.outcomes[1].text
+
+
 def test_a_drained_host_receives_nothing(make_world: MakeWorld) -> None:
     world = make_world()
     world.journal.mark_drain("test", HostId("h2"), "new memory")
@@ -354,12 +406,40 @@ def test_what_cannot_converge_is_called_off_and_says_why(make_world: MakeWorld) 
 def test_a_guest_that_turns_out_hotter_is_paused_if_the_policy_allows_it(
     make_world: MakeWorld,
 ) -> None:
-    world = make_world(a_vm("vm1", **HOT))
+    full = [a_host(name, nic_bytes_per_second=200 * MIB / 0.7) for name in ("h1", "h2")]
+    world = make_world(a_vm("vm1", **HOT), hosts=full)
 
     result = world.roll_out(a_plan(a_migration()))
 
     assert result.is_complete, result
     assert world.issued() == ["Migrate", "Pause"]
+
+
+def test_a_guest_that_turns_out_hotter_gets_what_others_leave_of_the_links(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(a_vm("vm1", **HOT))
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert result.is_complete, result
+    assert world.issued() == ["Migrate", "SetBandwidth"]
+    assert any("which others have left" in note.text for note in world.told(Note))
+
+
+def test_two_that_turn_out_hotter_never_take_the_same_bandwidth(make_world: MakeWorld) -> None:
+    names = ("vm1", "vm2")
+    world = make_world(*(a_vm(name, **HOT) for name in names))
+    moves = [a_migration(name, id=f"m-{name}") for name in names]
+
+    result = world.roll_out(a_plan(*moves))
+
+    assert result.is_complete, result
+    most = Limits().link_share * HOSTS[0].nic_bytes_per_second
+    granted = world.datacentre.record.peak_granted_bytes_per_second
+    assert granted
+    assert max(granted.values()) <= most * (1 + 1e-9)
+    assert "SetBandwidth" in world.issued()
 
 
 def test_a_guest_that_ignores_shutdown_is_not_destroyed(make_world: MakeWorld) -> None:
@@ -576,3 +656,49 @@ def test_a_link_too_slow_for_any_migration_is_no_reason_to_wait_for_ever(
     result = world.roll_out(a_plan(a_migration()))
 
     assert world.states(result) == [S.SKIPPED]
+
+
+def with_a_migration_of_somebody_else(make_world: MakeWorld, **facts: Any) -> World:
+    """Another administrator moves vm2 from h1 to h3, and began a moment before we look."""
+    theirs = Fault(
+        kind=FaultKind.MIGRATED_BY_SOMEBODY, vm=VmId("vm2"), host=HostId("h3"), at_seconds=0.0
+    )
+    world = make_world(a_vm("vm1"), a_vm("vm2", **facts), faults=[theirs])
+    world.datacentre.advance(5)
+    return world
+
+
+def out_of_h1_one_at_a_time(world: World) -> RolloutResult:
+    return world.roll_out(
+        a_plan(a_migration()),
+        snapshot=SimulatedSource(world.datacentre).observe,
+        settings=Settings(limits=Limits(per_host_out=1)),
+    )
+
+
+def test_a_migration_of_somebody_else_takes_its_place_among_those_of_a_host(
+    make_world: MakeWorld,
+) -> None:
+    world = with_a_migration_of_somebody_else(make_world, memory_bytes=8 * GIB)
+
+    result = out_of_h1_one_at_a_time(world)
+
+    assert result.is_complete
+    assert world.running_on("vm1") == (HostId("h2"),)
+    assert world.running_on("vm2") == (HostId("h3"),)
+    assert world.datacentre.record.peak_out[HostId("h1")] == 1
+    assert [note.text for note in world.told(Note)] == [
+        "somebody else is migrating vm2, and with that as many migrations run as the limits allow"
+    ]
+
+
+def test_a_place_that_somebody_else_never_leaves_is_not_waited_for_for_ever(
+    make_world: MakeWorld,
+) -> None:
+    world = with_a_migration_of_somebody_else(make_world, memory_bytes=8 * GIB, **HOTTER)
+
+    outcome = out_of_h1_one_at_a_time(world).outcomes[0]
+
+    assert outcome.state is S.SKIPPED
+    assert "somebody else is migrating vm2, and with that as many" in outcome.text
+    assert world.running_on("vm1") == (HostId("h1"),)

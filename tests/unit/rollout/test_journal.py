@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Owner, is_dead, this_process
 from rebalancer.rollout.records import Entry, RecordKind, RolloutStatus, state_entry
 from tests.builders import NOON
+from tests.postgres.server import Server
 from tests.unit.rollout.plans import a_migration, a_plan
 
 
@@ -38,9 +40,16 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("postgres")
+        return server.new_database()
     return f"sqlite:///{tmp_path}/state/journal.db"
+
+
+only_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+only_postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 
 @pytest.fixture
@@ -193,10 +202,10 @@ def test_a_drain_is_a_wish_that_lasts(journal: Journal, clock: HandClock) -> Non
 
 
 def test_a_newer_journal_is_not_touched(journal: Journal, url: str, clock: HandClock) -> None:
-    with journal._engine.begin() as db:
+    with journal._database.engine.begin() as db:
         db.exec_driver_sql("UPDATE schema_version SET version = 99")
 
-    with pytest.raises(JournalError, match="version 99"):
+    with pytest.raises(JournalError, match="has version 99, this program reads version 2"):
         Journal.open(url, clock)
 
 
@@ -213,10 +222,11 @@ def test_a_url_that_makes_no_sense_is_named(clock: HandClock) -> None:
         Journal.open("journal.db", clock)
 
 
+@only_sqlite
 def test_a_full_disk_stops_before_the_act(journal: Journal) -> None:
     lease = journal.acquire("test")
     number = journal.begin(PLAN, lease)
-    with journal._engine.connect() as db:  # the pool hands the same connection out again
+    with journal._database.engine.connect() as db:  # the pool hands the same connection out again
         pages = db.exec_driver_sql("PRAGMA page_count").scalar()
         db.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     big = Entry(migration="m1", kind=RecordKind.NOTE, payload={"text": "x" * 100_000})
@@ -227,15 +237,17 @@ def test_a_full_disk_stops_before_the_act(journal: Journal) -> None:
     assert journal.records(number) == ()
 
 
+@only_sqlite
 def test_commits_are_durable(journal: Journal) -> None:
-    with journal._engine.connect() as db:
+    with journal._database.engine.connect() as db:
         assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
+@only_sqlite
 def test_a_locked_database_is_named(journal: Journal, tmp_path: Path) -> None:
     lease = journal.acquire("test")
-    with journal._engine.connect() as db:
+    with journal._database.engine.connect() as db:
         db.exec_driver_sql("PRAGMA busy_timeout = 10")
     other = sqlite3.connect(tmp_path / "state" / "journal.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -257,3 +269,68 @@ def test_a_lock_that_was_given_back_is_nobody_s(journal: Journal) -> None:
     assert again.token == lease.token + 1
     journal.release(again)
     assert journal.holder("test") is None
+
+
+@only_postgresql
+def test_a_commit_on_a_server_is_durable_whatever_its_default(url: str, postgres: Server) -> None:
+    name = url.split("/")[3].split("?")[0]
+    postgres.run(f"ALTER DATABASE {name} SET synchronous_commit = off")
+
+    with Journal.open(url, HandClock()) as journal, journal._reading() as db:
+        assert db.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
+@only_postgresql
+def test_a_server_s_writers_wait_for_each_other_and_say_so_when_it_takes_too_long(
+    journal: Journal, url: str
+) -> None:
+    with Journal.open(url, HandClock()) as other, other._writing():
+        with journal._database.engine.connect() as db:
+            db.exec_driver_sql("SET lock_timeout = '10ms'")
+            db.commit()
+        with pytest.raises(JournalError, match="keeps it locked"):
+            journal.acquire("test")
+    assert journal.acquire("test").token == 1
+
+
+@only_postgresql
+def test_a_reader_never_waits_for_a_writer(journal: Journal, url: str) -> None:
+    with Journal.open(url, HandClock()) as other, other._writing():
+        assert journal.unfinished("test") == ()
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(JournalError) as caught:
+        Journal.open(f"postgresql://ada:secret@/journal?host={tmp_path}", HandClock())
+
+    said = str(caught.value)
+    assert "the server cannot be reached" in said
+    assert "secret" not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_two_processes_make_the_tables_at_the_same_time(url: str) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        opened = list(threads.map(lambda _: Journal.open(url, HandClock()), range(4)))
+    leases = {opened[0].acquire("a").token, opened[1].acquire("b").token}
+    for journal in opened:
+        journal.close()
+
+    assert leases == {1}
+
+
+@pytest.mark.parametrize("plan", ['{"policy": "night"}', ""])
+def test_the_journal_of_an_older_program_is_converted(url: str, plan: str) -> None:
+    with Journal.open(url, HandClock()) as journal:
+        lease = journal.acquire("test")
+        journal.begin(PLAN, lease, plan_text=plan)
+        with journal._writing() as db:  # what version 1 did not have
+            db.exec_driver_sql("ALTER TABLE rollouts DROP COLUMN policy")
+            db.exec_driver_sql("DROP TABLE leaders")
+            db.exec_driver_sql("UPDATE schema_version SET version = 1")
+
+    with Journal.open(url, HandClock()) as journal, journal._reading() as db:
+        assert db.exec_driver_sql("SELECT version FROM schema_version").scalar() == 2
+        policy = db.exec_driver_sql("SELECT policy FROM rollouts").scalar()
+        assert policy == ("night" if plan else "")
+        assert db.exec_driver_sql("SELECT count(*) FROM leaders").scalar() == 0

@@ -6,7 +6,7 @@ import pytest
 
 from rebalancer.cluster.inventory import VmState
 from rebalancer.rollout.driver import JobKind, StateReason
-from rebalancer.rollout.libvirt_driver import _mib_per_second, _milliseconds
+from rebalancer.rollout.libvirt_request import mib_per_second, milliseconds
 from rebalancer.rollout.libvirt_states import job_of, progress_of, state_of, view_of
 
 R = StateReason
@@ -69,7 +69,9 @@ def test_a_state_of_the_future_without_a_process_is_off() -> None:
         ({"type": 2, "operation": 5}, JobKind.MIGRATION_OUT),
         ({"type": 2, "operation": 4}, JobKind.MIGRATION_IN),
         ({"type": 1, "operation": 9}, JobKind.OTHER),
-        ({"type": 2, "operation": 2}, JobKind.OTHER),
+        ({"type": 2, "operation": 2}, JobKind.SAVE),
+        ({"type": 2, "operation": 3}, JobKind.RESTORE),
+        ({"type": 2, "operation": 8}, JobKind.OTHER),
         ({"type": 2}, JobKind.OTHER),
         ({"type": 3, "operation": 5}, None),
         ({"type": 5, "operation": 5}, None),
@@ -112,8 +114,8 @@ def test_statistics_may_be_missing() -> None:
 
 
 def test_bandwidth_is_rounded_down_and_is_never_unlimited() -> None:
-    assert _mib_per_second(50 * 1024 * 1024 + 1000) == 50
-    assert _mib_per_second(10.0) == 1
-    assert _mib_per_second(0.0) == 1
-    assert _milliseconds(0.0001) == 1
-    assert _milliseconds(0.3) == 300
+    assert mib_per_second(50 * 1024 * 1024 + 1000) == 50
+    assert mib_per_second(10.0) == 1
+    assert mib_per_second(0.0) == 1
+    assert milliseconds(0.0001) == 1
+    assert milliseconds(0.3) == 300

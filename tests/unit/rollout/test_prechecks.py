@@ -162,6 +162,18 @@ def test_a_host_that_is_being_drained_receives_nothing() -> None:
     assert "drained" in verdict.why
 
 
+def test_what_others_are_moving_to_the_target_counts_as_if_it_were_there() -> None:
+    hosts = (a_host("h1"), a_host("h2", memory_bytes=8 * GIB), a_host("h3"))
+    vms = [a_vm("vm1"), a_vm("theirs", on="h3", memory_bytes=6 * GIB)]
+    scene = a_scene(snapshot=a_snapshot(hosts, vms))
+    arriving = {VmId("theirs"): HostId("h2")}
+
+    assert isinstance(check(running(), scene=scene), Go)
+    full = check(running(), scene=replace(scene, arriving=arriving))
+    assert isinstance(full, Drop)
+    assert full.why == "h2 has 2,147,483,648 of the 4,294,967,296 bytes it needs"
+
+
 def test_vms_in_flight_to_the_target_count_in_full() -> None:
     hosts = [a_host("h1"), a_host("h2", memory_bytes=8 * GIB)]
     vms = [a_vm("vm1"), a_vm("vm2", memory_bytes=6 * GIB)]
@@ -173,6 +185,21 @@ def test_vms_in_flight_to_the_target_count_in_full() -> None:
     moved = check(running(), scene=a_scene(snapshot=snapshot, moved={VmId("vm2"): HostId("h2")}))
     assert isinstance(full, Drop)
     assert isinstance(moved, Drop)
+
+
+@pytest.mark.parametrize("way", [("h1", "h2"), ("h2", "h3")])
+def test_a_vm_that_is_off_while_it_moves_cold_keeps_its_room_at_both_ends(
+    way: tuple[str, str],
+) -> None:
+    source, target = way
+    hosts = [a_host("h1"), a_host("h2", memory_bytes=8 * GIB), a_host("h3")]
+    off = a_vm("vm2", on=source, memory_bytes=6 * GIB, state=VmState.SHUTOFF)
+    snapshot = a_snapshot(hosts, [a_vm("vm1"), off])
+    other = a_migration("vm2", source, target, id="m2", mode=Mode.COLD, memory_bytes=6 * GIB)
+
+    assert isinstance(check(running(), scene=a_scene(snapshot=snapshot)), Go)
+    full = check(running(), scene=a_scene(snapshot=snapshot, in_flight=(other,)))
+    assert isinstance(full, Hold | Drop)
 
 
 def test_room_that_another_migration_is_about_to_make_is_waited_for() -> None:

@@ -17,6 +17,7 @@ from rebalancer.rollout.precopy import (
     Mandate,
     PauseGuest,
     SwitchOver,
+    TakeBandwidth,
     Watch,
     judge,
 )
@@ -105,6 +106,36 @@ def test_the_mildest_help_is_a_little_more_downtime() -> None:
 
     assert isinstance(verdict, AllowDowntime)
     assert verdict.seconds == 0.5
+
+
+def test_a_pause_is_raised_by_what_is_needed_and_not_more() -> None:
+    watch, now = watched([1 * GIB, 20 * MIB, 20 * MIB, 20 * MIB], downtime_seconds=0.1)
+
+    verdict = judged(watch, a_mandate(), now)
+
+    assert isinstance(verdict, AllowDowntime)
+    assert 0.2 < verdict.seconds < 0.3
+
+
+def test_what_others_leave_of_the_links_comes_before_a_longer_pause() -> None:
+    watch, now = watched([1 * GIB, 20 * MIB, 20 * MIB, 20 * MIB], downtime_seconds=0.1)
+    at = NOON + timedelta(seconds=now)
+
+    assert judge(watch, a_mandate(), at, 2.0 * RATE) == TakeBandwidth(
+        bytes_per_second=2.0 * RATE, why="passes no longer get smaller than 20,971,520 bytes"
+    )
+    anew = watch.judged_anew(at)
+    assert judge(anew, a_mandate(), at) == Carry()
+
+
+def test_nobody_is_switched_to_post_copy_over_a_link_that_hardly_carries_anything() -> None:
+    watch, now = watched([1 * GIB, 200 * MIB, 200 * MIB, 200 * MIB])
+    crawling = replace(watch, bytes_per_second=1000.0)
+
+    verdict = judged(crawling, a_mandate(Mode.POST_COPY), now)
+
+    assert isinstance(verdict, CallOff)
+    assert "made to wait for its memory" in verdict.why
 
 
 def test_live_mode_pauses_only_where_that_is_allowed() -> None:

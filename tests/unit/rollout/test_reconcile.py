@@ -384,3 +384,23 @@ def assert_harmless(command: Command, source: HostView, target: HostView) -> Non
             assert any(isinstance(view, DomainView) and view.persistent for view in others)
         case Resume(host=host):
             assert sighting.active_on == (host,)
+
+
+def test_what_came_of_a_request_that_nobody_saw_answered_is_said() -> None:
+    unanswered = replace(a_try(), open_call=True)
+
+    assert decide(running(), ABSENT, unanswered) == Ended(
+        state=S.FAILED_SAFE,
+        text="vm1 runs on h1. Nobody saw how the call that moves it ended; nothing came of it",
+    )
+
+
+def test_a_guest_that_was_started_again_is_said_to_have_been() -> None:
+    start = Start(vm=MOVE.vm, host=H1)
+    cold = a_try(SHUT_DOWN, start, mode=Mode.COLD, error="no room")
+
+    assert decide(running(), ABSENT, cold) == Ended(
+        state=S.FAILED_SAFE,
+        text="vm1 runs on h1. It was shut down for the move and started again. "
+        "The hypervisor said: no room",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
@@ -18,6 +19,7 @@ from rebalancer.cluster.plan import (
     Verdict,
     VerdictKind,
 )
+from rebalancer.service.config import Settings, load_settings
 from tests.builders import GIB, MIB, NOON
 
 
@@ -114,3 +116,9 @@ def a_plan(**changed: Any) -> Plan:
         "commands": {"m1": ("virsh -c qemu+ssh://h1/system migrate --live --p2p uuid-1",)},
     }
     return Plan(**(facts | changed))
+
+
+def settings_without_file(**flags: object) -> Settings:
+    """The defaults, whatever this machine is set up with."""
+    nowhere = Path("/nonexistent/rebalancer.yaml")
+    return load_settings(flags=flags, system_config=nowhere)

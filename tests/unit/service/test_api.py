@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.errors import UsageError
 from rebalancer.rollout.records import RolloutStatus, state_entry
@@ -182,6 +183,48 @@ def test_what_was_never_recommended_or_is_too_old_is_not_approved(api: Served) -
     assert (never.status_code, old.status_code) == (404, 409)
     assert "expired at 2020-01-01" in old.json()["error"]
     assert (waiting(api), api.looks) == (None, [])
+
+
+def test_a_rejected_plan_cannot_be_approved_any_more(api: Served) -> None:
+    after_a_cycle(api.board)
+    recommend(api)
+
+    never = api.post("/v1/plans/other/reject")
+    rejected = api.post("/v1/plans/plan-1/reject", {"by": "anna", "reason": "too many"})
+    approved = api.post("/v1/plans/plan-1/approve")
+
+    assert (never.status_code, rejected.status_code, approved.status_code) == (404, 200, 409)
+    assert "rejected by anna through the API: too many" in approved.json()["error"]
+
+
+def test_a_plan_that_has_begun_is_cancelled_and_not_rejected(api: Served) -> None:
+    recommend(api)
+    with api.session.journal() as journal, journal.hold("test") as lease:
+        journal.begin(a_plan(), lease, plan_to_json(a_plan()))
+
+    answer = api.post("/v1/plans/plan-1/reject")
+
+    assert answer.status_code == 409
+    assert "rebalancer cancel" in answer.json()["error"]
+
+
+def test_a_host_is_drained_and_used_again(tmp_path: Path) -> None:
+    hosts = [{"name": "h1", "uri": "qemu+tcp://127.0.0.1:9/system"}]
+    with served(tmp_path, hosts=hosts) as api:
+        after_a_cycle(api.board)
+        drained = api.post("/v1/hosts/h1/drain", {"by": "anna", "reason": "new memory"})
+        unknown = api.post("/v1/hosts/h9/drain")
+        with api.session.journal() as journal:
+            marks = journal.drains("test")
+        looks = list(api.looks)
+        back = api.post("/v1/hosts/h1/undrain")
+        with api.session.journal() as journal:
+            after = journal.drains("test")
+
+    assert (drained.status_code, unknown.status_code, back.status_code) == (200, 404, 200)
+    assert marks[HostId("h1")].reason == "by anna through the API: new memory"
+    assert looks == ["balance"]
+    assert after == {}
 
 
 def test_nothing_is_approved_while_paused_or_for_a_policy_that_acts_itself(api: Served) -> None:
@@ -484,10 +527,13 @@ def test_the_api_tells_what_it_can(api: Served) -> None:
         "/metrics",
         "/v1/cancel",
         "/v1/history",
+        "/v1/hosts/{host}/drain",
+        "/v1/hosts/{host}/undrain",
         "/v1/pause",
         "/v1/plans",
         "/v1/plans/{plan_id}",
         "/v1/plans/{plan_id}/approve",
+        "/v1/plans/{plan_id}/reject",
         "/v1/resume",
         "/v1/status",
         "/v1/throttle",

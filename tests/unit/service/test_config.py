@@ -22,7 +22,13 @@ from rebalancer.service.config import (
     journal_url,
     load_settings,
 )
-from rebalancer.service.config_format import HostSettings, PolicySettings, RunMode, Settings
+from rebalancer.service.config_format import (
+    HostSettings,
+    PolicySettings,
+    RackSettings,
+    RunMode,
+    Settings,
+)
 from rebalancer.service.configured import (
     call_limits,
     failure_budget,
@@ -150,6 +156,7 @@ hosts:
             uri="qemu+tls://h1/system",
             peer_uri="qemu+tls://h1.mgmt/system",
             migration_uri="tcp://10.0.1.1",
+            storage={"vmstore": "/mnt/vmstore"},
         ),
         HostId("h2"): HostAddress(uri="qemu+tls://h2/system"),
     }
@@ -328,6 +335,36 @@ def test_the_journal_of_an_ordinary_user_is_in_their_state_folder(
     assert url == "sqlite:////home/ada/.state/rebalancer/journal.db"
 
 
+def test_a_rack_that_no_host_is_in_is_a_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "rebalancer.yaml"
+    file.write_text(
+        "schema_version: 1\n"
+        "hosts: [{name: h1, uri: 'test:///a', rack: r1}]\n"
+        "racks: [{name: R1, uplink_bytes_per_second: 25Gbit/s}]\n"
+    )
+
+    with pytest.raises(InvalidFileError, match="no host says that it is in rack R1"):
+        load_settings(file)
+
+
+def test_under_systemd_the_journal_is_in_the_folder_that_it_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/rebalancer")
+
+    of_its_own = load_settings(system_config=NOWHERE)
+    told = load_settings(flags={"journal": "postgresql://db/j"}, system_config=NOWHERE)
+
+    assert journal_url(of_its_own) == "sqlite:////var/lib/rebalancer/journal.db"
+    assert journal_url(told) == "postgresql://db/j"
+
+
+@pytest.mark.parametrize("url", ["journal.db", "mysql://db/journal", "postgres//db"])
+def test_a_journal_that_is_neither_sqlite_nor_postgresql_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="is not a database address"):
+        load_settings(flags={"journal": url}, system_config=NOWHERE)
+
+
 def test_passwords_are_not_shown() -> None:
     settings = load_settings(
         flags={"journal": "postgresql://ada:secret@db/journal"}, system_config=NOWHERE
@@ -360,6 +397,7 @@ def test_the_examples_in_the_comments_are_valid_and_have_every_key() -> None:
         (settings.hosts[0], HostSettings),
         (settings.sites[0], SiteEntry),
         (settings.links[0], LinkEntry),
+        (settings.racks[0], RackSettings),
         (settings.policies[0], PolicySettings),
     )
     for entry, model in described:

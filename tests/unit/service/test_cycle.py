@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import Plan, VerdictKind
 from rebalancer.cluster.policy import MigrationPermissions, Policy
 from rebalancer.cluster.rules import Ban, Fence
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.windows import Window
 from rebalancer.errors import ExitCode
 from rebalancer.service import exit_codes
 from rebalancer.service.cycle import DOES_LESS, Request, run_cycle
@@ -59,3 +62,26 @@ def test_a_rule_that_cannot_be_mended_blocks_though_other_vms_move() -> None:
     assert plan.migrations
     assert "; rule only stays broken" in plan.verdict.text
     assert exit_codes.for_plan(plan) == ExitCode.BLOCKED
+
+
+def test_what_does_not_fit_into_the_rest_of_a_window_is_no_reason_for_alarm() -> None:
+    closing = Window(from_minute=0, to_minute=12 * 60 + 1)
+    slow = replace(HOT, hosts=tuple(replace(h, nic_bytes_per_second=10e6) for h in HOT.hosts))
+
+    plan = planned(slow, a_policy(migration=MigrationPermissions(windows=(closing,))))
+
+    assert plan.migrations == ()
+    assert plan.verdict.kind is VerdictKind.NO_GAIN
+    assert "no move is over before the maintenance window closes" in plan.verdict.text
+
+
+def test_a_plan_for_the_next_maintenance_window_says_when_that_opens() -> None:
+    nightly = Window(from_minute=22 * 60, to_minute=5 * 60)
+
+    plan = planned(HOT, a_policy(migration=MigrationPermissions(windows=(nightly,))))
+
+    assert plan.migrations
+    assert plan.explanation.notes == (
+        "the moves are for the next maintenance window: no maintenance window is open; the next "
+        "one opens at Mon 22:00 UTC",
+    )

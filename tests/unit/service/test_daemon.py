@@ -5,148 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from rebalancer.cluster.inventory import Host, HostId, VmId
-from rebalancer.cluster.policy import Limits, Policy, Schedule, Trigger
+from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.policy import Limits, Schedule
 from rebalancer.errors import UsageError
-from rebalancer.rollout.hooks import NO_HOOKS, Hooks
 from rebalancer.rollout.journal import Journal
-from rebalancer.rollout.records import Move, RolloutStatus
+from rebalancer.rollout.records import RolloutStatus
 from rebalancer.rollout.steps import StopRequest
 from rebalancer.service import daemon as daemon_module
-from rebalancer.service.access import ChangeAccess, ReadAccess
 from rebalancer.service.api_notices import CycleResult
-from rebalancer.service.config import RunMode, load_settings
+from rebalancer.service.config import RunMode
 from rebalancer.service.cycle_history import CycleHistory
-from rebalancer.service.daemon import (
-    Daemon,
-    LeavingError,
-    Pulse,
-    Setup,
-    trigger_of,
-)
-from rebalancer.service.duty import Duty, Reach, rhythm_of
+from rebalancer.service.daemon import Daemon, LeavingError, Pulse
+from rebalancer.service.duty import Duty, rhythm_of
 from rebalancer.service.notify import Notifier, watchdog_seconds
 from rebalancer.service.recommendations import Recommendations
-from rebalancer.service.session import Session
+from rebalancer.service.setup import Setup
+from rebalancer.service.timetable import trigger_of
 from rebalancer.simulation.clock import VirtualClock
-from rebalancer.simulation.datacentre import Datacentre
-from rebalancer.simulation.simulated_driver import SimulatedDriver
 from rebalancer.simulation.simulated_source import SimulatedSource
-from rebalancer.simulation.specification import (
-    DatacentreSpec,
-    GuestSpec,
-    HostSpec,
-    memory_use_of,
-)
-from rebalancer.simulation.traces import Constant, CpuTrace, Wave
-from tests.builders import GIB, NOON, a_host, a_policy, a_vm
+from tests.builders import NOON, a_policy
 from tests.unit.rollout.errands import ScriptedHooks
-
-NOWHERE = Path("/nonexistent/rebalancer.yaml")
-INTERVAL_SECONDS = 300.0
-
-
-@dataclass(kw_only=True)
-class World:
-    """A datacentre with a daemon over it."""
-
-    datacentre: Datacentre
-    daemon: Daemon
-    url: str
-    sent: list[StopRequest] = field(default_factory=list)
-
-    def cycle(self, policy: str = "test") -> str:
-        """One cycle, then time until the next."""
-        verdict = self.daemon.run_due(policy)
-        self.datacentre.advance(INTERVAL_SECONDS)
-        return verdict
-
-    def moves(self) -> tuple[Move, ...]:
-        with Journal.open(self.url, VirtualClock(self.datacentre)) as journal:
-            return journal.moves_since(self.datacentre.spec.start, "dc")
-
-
-def a_guest(name: str, on: str, cpu: CpuTrace | float, **changed: Any) -> GuestSpec:
-    trace = Constant(cores=cpu) if isinstance(cpu, float) else cpu
-    vm = a_vm(name, on=on, vcpus=8, **changed)
-    return GuestSpec(vm=vm, cpu=trace, memory=memory_use_of(vm))
-
-
-def hot_and_idle() -> tuple[GuestSpec, ...]:
-    return tuple(a_guest(f"vm{n}", "h1", 3.0) for n in range(5))
-
-
-type MakeWorld = Callable[..., World]
-
-
-@pytest.fixture
-def make_world(tmp_path: Path) -> MakeWorld:
-    def make(
-        *guests: GuestSpec,
-        hosts: tuple[Host, ...] = (a_host("h1"), a_host("h2")),
-        mode: RunMode = RunMode.AUTO,
-        policy: Policy | None = None,
-        should_stop: Callable[[], StopRequest] = lambda: StopRequest.NO,
-        solve_seconds: float = 5.0,
-        interval_seconds: float = INTERVAL_SECONDS,
-        hooks: Hooks = NO_HOOKS,
-    ) -> World:
-        datacentre = Datacentre(
-            DatacentreSpec(
-                cluster="dc",
-                start=NOON,
-                hosts=tuple(HostSpec(host=host) for host in hosts),
-                guests=guests or hot_and_idle(),
-            )
-        )
-        url = f"sqlite:///{tmp_path / 'journal.db'}"
-        settings = load_settings(
-            flags={
-                "cluster": "dc",
-                "journal": url,
-                "placement.time_limit_seconds": solve_seconds,
-                "mode": mode,
-            },
-            system_config=NOWHERE,
-        )
-        session = Session(settings=settings, out=Console(), err=Console(stderr=True))
-        wanted = policy or a_policy(trigger=Trigger(for_cycles=3))
-        duty = Duty(
-            name="test", policy=wanted, mode=mode, rhythm=rhythm_of(wanted, interval_seconds)
-        )
-        setup = Setup(session=session, duties={"test": duty})
-        source = SimulatedSource(datacentre)
-
-        def read() -> ReadAccess:
-            return ReadAccess(
-                cluster="dc",
-                host_names=tuple(host.name for host in hosts),
-                source=source,
-                clock=VirtualClock(datacentre),
-                uris={},
-            )
-
-        reach = Reach(
-            for_reading=read,
-            for_change=lambda: ChangeAccess(
-                read=read(), driver=SimulatedDriver(datacentre), hooks=hooks
-            ),
-            on_event=lambda _: None,
-            should_stop=should_stop,
-        )
-        daemon = Daemon(lambda: setup, setup, Notifier({}), lambda _: reach)
-        return World(datacentre=datacentre, daemon=daemon, url=url)
-
-    return make
+from tests.unit.service.daemon_world import INTERVAL_SECONDS, MakeWorld, World
 
 
 def test_it_waits_until_unevenness_has_lasted_then_moves_then_rests(make_world: MakeWorld) -> None:
@@ -191,6 +77,21 @@ def test_recommending_moves_nothing(make_world: MakeWorld) -> None:
     assert verdicts[2].startswith("recommended: move 2 VMs")
     assert verdicts[3].startswith("recommended: move 2 VMs")
     assert world.moves() == ()
+
+
+def test_a_day_s_budget_ends_the_moving_and_says_so(make_world: MakeWorld) -> None:
+    limits = Limits(migrations_per_day=1, cooldown_seconds=0.0, reverse_ban_seconds=0.0)
+    world = make_world(policy=a_policy(limits=limits))
+
+    verdicts = [world.cycle() for _ in range(2)]
+    world.datacentre.advance(86_400.0)
+    next_day = world.cycle()
+
+    assert verdicts[0].startswith("moved 1 VM")
+    assert verdicts[1].startswith(
+        "no gain: the budget for 24 hours is spent (1 of 1 migration); some of it is free again in"
+    )
+    assert next_day.startswith("moved 1 VM")
 
 
 def test_patience_survives_a_restart_of_the_daemon(make_world: MakeWorld) -> None:
@@ -387,49 +288,6 @@ def test_a_policy_with_hours_of_its_own_keeps_to_them() -> None:
 
     assert due is not None
     assert (due.strftime("%a"), due.hour, due.minute) == ("Sun", 3, 0)
-
-
-DAYS = 30
-CYCLE_SECONDS = 3 * 3600.0
-COOLDOWN_SECONDS = 12 * 3600.0
-
-
-def test_thirty_days_without_a_vm_moved_twice_within_its_cooldown(make_world: MakeWorld) -> None:
-    guests = [
-        a_guest(
-            f"vm{n}",
-            f"h{n % 2 + 1}",
-            Wave(mean_cores=2.5, amplitude_cores=2.4, peak_seconds=43_200.0 * (n % 2)),
-            memory_bytes=2 * GIB,
-        )
-        for n in range(6)
-    ]
-    limits = Limits(cooldown_seconds=COOLDOWN_SECONDS, reverse_ban_seconds=2 * COOLDOWN_SECONDS)
-    world = make_world(
-        *guests,
-        policy=a_policy(trigger=Trigger(for_cycles=2), limits=limits),
-        solve_seconds=1.0,
-        interval_seconds=CYCLE_SECONDS,
-    )
-
-    end = NOON + timedelta(days=DAYS)
-    verdicts = []
-    while world.datacentre.now < end:
-        verdicts.append(world.daemon.run_due("test"))
-        world.datacentre.advance(CYCLE_SECONDS)
-
-    moves = world.moves()
-    assert all(verdicts)
-    assert not [verdict for verdict in verdicts if verdict.startswith(("blocked", "failed"))]
-    assert moves, "waves that peak in turn are worth evening out"
-    last: dict[VmId, Move] = {}
-    for move in moves:
-        if (before := last.get(move.vm)) is not None:
-            apart_seconds = (move.at - before.at).total_seconds()
-            assert apart_seconds >= COOLDOWN_SECONDS
-            if apart_seconds < limits.reverse_ban_seconds:
-                assert move.target != before.source
-        last[move.vm] = move
 
 
 # Approval ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rebalancer.service.duty import decide
+from rebalancer.service.considering import decide
 from tests.builders import a_policy, a_snapshot
 from tests.unit.service.samples import a_plan
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rebalancer.cluster.plan import MigrationState, Outcome, Verdict, VerdictKind
 from rebalancer.errors import ExitCode
 from rebalancer.service import exit_codes
+from tests.builders import a_snapshot
 from tests.unit.service.samples import a_plan
 
 
@@ -30,6 +33,14 @@ def outcomes(*states: MigrationState) -> list[Outcome]:
 )
 def test_the_worst_outcome_decides(states: tuple[MigrationState, ...], code: ExitCode) -> None:
     assert exit_codes.for_rollout(outcomes(*states)) == code
+
+
+def test_telemetry_too_poor_to_act_on_has_a_code_of_its_own() -> None:
+    good = a_snapshot()
+    poor = replace(good, usage_fault="it has no sample of any VM")
+
+    assert exit_codes.for_cycle(a_plan(), good) == ExitCode.SUCCESS
+    assert exit_codes.for_cycle(a_plan(), poor) == ExitCode.NOT_OBSERVED
 
 
 def test_a_rollout_that_was_stopped_is_partial() -> None:

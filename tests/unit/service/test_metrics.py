@@ -16,8 +16,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.inventory import HostId, VmState
 from rebalancer.cluster.plan import MigrationState, Outcome
+from rebalancer.rollout.attempt import Attempt, Before
+from rebalancer.rollout.driver import Sighting
+from rebalancer.rollout.endings import Endings, default_uri
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import RolloutStatus, state_entry
 from rebalancer.service.api_notices import CycleResult, Noticeboard, forecast_error
@@ -215,7 +218,21 @@ def test_what_operators_want_and_what_is_wrong_is_told(journal: Journal) -> None
     assert of(samples, "rebalancer_host_draining", host="h1") == 1
     assert of(samples, "rebalancer_migrations_unknown") == 1
     assert of(samples, "rebalancer_migrations_split_brain") == 1
+    assert of(samples, "rebalancer_migrations_stale_copy") == 0
     assert of(samples, "rebalancer_lock_held") == 0
+
+
+def test_a_stale_copy_is_told_until_somebody_has_it_ended(journal: Journal) -> None:
+    ran = Before(state=VmState.RUNNING, persistent=True, autostart=False, memory_bytes=4 * GIB)
+    attempt = Attempt(migration=a_migration(1), before=ran)
+    seen = Sighting(vm=attempt.vm, views={}, seen_at=NOON)
+    text = Endings(attempt=attempt, sighting=seen, uri_of=default_uri).stale_copy().text
+    roll_out(journal, MigrationState.UNKNOWN, text=text)
+
+    samples = told(Metrics(Noticeboard(), "test", 0), journal)
+
+    assert of(samples, "rebalancer_migrations_stale_copy") == 1
+    assert of(samples, "rebalancer_migrations_split_brain") == 0
 
 
 def test_the_lock_and_what_runs_under_it_are_told(journal: Journal) -> None:

@@ -330,6 +330,13 @@ def test_what_sends_no_memory_needs_no_bandwidth(mode: Mode) -> None:
     assert plan_of_text(plan_to_json(plan), "p.json").migrations == plan.migrations
 
 
+def test_a_plan_keeps_where_memory_is_saved_to() -> None:
+    saved = a_migration(mode=Mode.COLD, bytes_per_second=0.0, saved_to="vmstore")
+    plan = a_plan(migrations=(saved,))
+
+    assert plan_of_text(plan_to_json(plan), "p.json").migrations == (saved,)
+
+
 def test_what_sends_memory_needs_bandwidth(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     write_plan(a_plan(migrations=(a_migration(bytes_per_second=0.0),)), path)

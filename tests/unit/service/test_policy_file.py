@@ -235,7 +235,8 @@ def test_at_most_and_at_least_are_two_rules(policy: WritePolicy) -> None:
 def test_caps_on_a_plan(policy: WritePolicy) -> None:
     caps = (
         "limits: {migrations: 5%, moved_memory: 200GiB, moves_out_of_host: 3, moves_into_host: 2,"
-        " moves_between_sites: 1, memory_between_sites: 0}\n"
+        " moves_between_sites: 1, memory_between_sites: 0,"
+        " migrations_per_day: 50, moved_memory_per_day: 1TiB}\n"
     )
 
     limits = read_policy(policy(caps)).limits
@@ -244,6 +245,7 @@ def test_caps_on_a_plan(policy: WritePolicy) -> None:
     assert (limits.moved_bytes, limits.bytes_between_sites) == (200 * 2**30, 0)
     assert (limits.moves_out_of_host, limits.moves_into_host) == (3, 2)
     assert limits.moves_between_sites == 1
+    assert (limits.migrations_per_day, limits.moved_bytes_per_day) == (50, 2**40)
     assert limits.most_migrations(130) == 6
     assert limits.most_migrations(3) == 1
 
@@ -412,7 +414,7 @@ def test_every_goal_rule_and_mode_is_documented() -> None:
 
 def _keys(model: type[BaseModel]) -> set[str]:
     """The keys of a section and of those inside."""
-    keys = set(model.model_fields)
+    keys = {field.alias or name for name, field in model.model_fields.items()}
     for field in model.model_fields.values():
         for inner in _models(field.annotation):
             keys |= _keys(inner)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.cluster.policy import Policy, PowerGoal
-from rebalancer.rollout.driver import Failed, Ticket
+from rebalancer.cluster.rules import Ban
+from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.rollout.driver import Command, Migrate, Ticket
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.power import (
-    Census,
-    CutPower,
-    NoCensus,
     PowerCommand,
     PowerReply,
     PowerReturned,
@@ -29,13 +28,15 @@ from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.steps import StopRequest
 from rebalancer.service.access import ChangeAccess, ReadAccess
 from rebalancer.service.config import RunMode, load_settings
-from rebalancer.service.daemon import Daemon, Setup
+from rebalancer.service.daemon import Daemon
 from rebalancer.service.duty import Duty, Reach, rhythm_of
 from rebalancer.service.notify import Notifier
 from rebalancer.service.session import Session
+from rebalancer.service.setup import Setup
 from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.simulated_driver import SimulatedDriver
+from rebalancer.simulation.simulated_power import SimulatedPower
 from rebalancer.simulation.simulated_source import SimulatedSource
 from rebalancer.simulation.specification import (
     DatacentreSpec,
@@ -49,50 +50,6 @@ from tests.builders import NOON, a_host, a_policy, a_vm
 NOWHERE = Path("/nonexistent/rebalancer.yaml")
 INTERVAL_SECONDS = 300.0
 HOSTS = ("h1", "h2", "h3", "h4")
-
-
-@dataclass
-class SimulatedPower:
-    """Switches the hosts of a simulated datacentre, and counts what runs on them."""
-
-    datacentre: Datacentre
-    broken: set[str] = field(default_factory=set)
-    told: list[PowerCommand] = field(default_factory=list)
-    replies: dict[Ticket, PowerReply] = field(default_factory=dict)
-
-    def issue(self, command: PowerCommand) -> Ticket:
-        ticket = Ticket(len(self.replies) + 1)
-        self.replies[ticket] = self._carried_out(command)
-        return ticket
-
-    def poll(self, ticket: Ticket) -> PowerReply:
-        return self.replies[ticket]
-
-    def _carried_out(self, command: PowerCommand) -> PowerReply:
-        host = self.datacentre.hosts[command.host]
-        if command.changes:
-            self.told.append(command)
-        if command.host in self.broken and command.changes:
-            return Failed(text="the BMC refused")
-        match command:
-            case Wake():
-                self.datacentre.wake(command.host)
-            case Sleep():
-                self.datacentre.put_to_sleep(command.host)
-            case CutPower():
-                raise AssertionError("nobody allowed that")
-        return PowerReturned(state=PowerState.ON if host.powered else PowerState.OFF)
-
-    def census(self, host: HostId) -> Census | NoCensus:
-        if not self.datacentre.answers(host):
-            return NoCensus(host=host, why="no route to host")
-        domains = self.datacentre.hosts[host].domains.values()
-        return Census(
-            host=host,
-            active=tuple(domain.vm for domain in domains if domain.process),
-            busy=tuple(domain.vm for domain in domains if domain.job),
-            autostart=tuple(domain.vm for domain in domains if domain.autostart),
-        )
 
 
 @dataclass(kw_only=True)
@@ -345,3 +302,34 @@ def test_a_host_that_was_being_switched_when_the_daemon_died_is_looked_at(
 
     assert "falling asleep" not in again.phases().values()
     assert len(again.off()) == len(again.phases()) >= 1
+
+
+def test_hosts_are_woken_before_vms_are_moved(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are due in one cycle: a VM has to leave its host, and a third host to be awake."""
+    order: list[str] = []
+    world = make_world(*calm())
+    world.cycles(5)
+    assert len(world.off()) == 2
+    (here,) = world.datacentre.record.running_on(VmId("vm0"))
+    ban = Ban(name="out", vms=VmSelector(names=("vm0",)), hosts=HostSelector(names=(here,)))
+    wanting = a_policy(ban, goals=(PowerGoal(min_awake=3),))
+    issue, tell = SimulatedDriver.issue, SimulatedPower.issue
+
+    def move(self: SimulatedDriver, command: Command) -> Ticket:
+        order.extend(["move"] if isinstance(command, Migrate) else [])
+        return issue(self, command)
+
+    def switch(self: SimulatedPower, command: PowerCommand) -> Ticket:
+        order.extend(["wake"] if isinstance(command, Wake) else [])
+        return tell(self, command)
+
+    monkeypatch.setattr(SimulatedDriver, "issue", move)
+    monkeypatch.setattr(SimulatedPower, "issue", switch)
+    busier = make_world(policy=wanting, datacentre=world.datacentre)
+
+    (verdict,) = busier.cycles(1)
+
+    assert verdict.startswith("moved 1 VM")
+    assert order == ["wake", "move"]

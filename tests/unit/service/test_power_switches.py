@@ -11,6 +11,7 @@ from rebalancer.rollout.power import Census, NoCensus
 from rebalancer.service.access import Where, open_for_change, open_for_reading
 from rebalancer.service.config import Settings, load_settings
 from rebalancer.service.power_switches import can_switch, census_taker
+from rebalancer.simulation.simulated_power import SimulatedPower
 
 pytest.importorskip("libvirt")
 
@@ -42,12 +43,13 @@ def test_what_only_looks_has_nothing_to_switch_hosts_with(tmp_path: Path) -> Non
     assert not hasattr(access, "power")
 
 
-def test_a_rehearsal_switches_nothing(tmp_path: Path) -> None:
+def test_a_rehearsal_switches_simulated_hosts_and_no_others(tmp_path: Path) -> None:
     scenario = ROOT / "scenarios" / "power-saving.yaml"
 
     access = open_for_change(settings(tmp_path, switch=True), Where(scenario=scenario))
 
-    assert access.power is None
+    assert isinstance(access.power, SimulatedPower)
+    assert access.switchable == {f"h{number}" for number in range(1, 9)}
 
 
 def test_a_census_counts_what_libvirt_has(tmp_path: Path) -> None:

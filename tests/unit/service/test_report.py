@@ -95,6 +95,11 @@ def test_a_mode_other_than_live_is_explained_and_live_only_when_asked() -> None:
     assert "converges in 3 rounds" in plan_text(a_plan(), wide=True)
 
 
+def test_the_bands_of_a_step_are_shown_to_whoever_wants_to_see_all() -> None:
+    assert "40 s ≤ 52 s  200 ms ≤ 300 ms" in plan_text(a_plan(), wide=True)
+    assert "≤ 52 s" not in plan_text(a_plan())
+
+
 def test_a_guessed_prediction_is_marked_as_one() -> None:
     guess = a_migration(predicted=a_prediction(confidence=Confidence.LOW))
 

@@ -11,22 +11,31 @@ import pytest
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import HostId, HostState, Snapshot, VmId
 from rebalancer.cluster.plan import HostOutlook, Plan, Priority
-from rebalancer.cluster.policy import Limits, Policy, PowerGoal, Trigger
+from rebalancer.cluster.policy import (
+    Foresight,
+    Limits,
+    OverloadMeasure,
+    Policy,
+    PowerGoal,
+    Trigger,
+)
 from rebalancer.cluster.rules import Spread
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.forecast.demand import forecast_demand
 from rebalancer.rollout.records import Move
-from rebalancer.service.duty import decide
+from rebalancer.service.considering import decide
 from rebalancer.service.stability import (
     PastCycle,
     Rhythm,
     cycles_wanted,
+    day_is_spent,
     payback_seconds,
     reason_not_worth_it,
     reason_to_wait,
     restless_hosts,
     rests_ignored,
     steadied,
+    within_day,
 )
 from tests.builders import GIB, NOON, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.service import samples
@@ -271,6 +280,44 @@ def test_all_vms_that_came_from_one_host_are_in_one_rule() -> None:
     assert len(list(ban.violations(cluster, everywhere))) == 500
 
 
+DAILY = Limits(migrations=10, migrations_per_day=3, moved_bytes_per_day=8 * GIB)
+
+
+def today(*minutes_ago: float, priority: Priority = Priority.BALANCE) -> list[Move]:
+    return [
+        replace(moved(f"vm{n}", minutes_ago=ago, priority=priority), memory_bytes=2 * GIB)
+        for n, ago in enumerate(minutes_ago)
+    ]
+
+
+def test_what_is_left_of_a_day_limits_the_next_plan() -> None:
+    limits = within_day(a_policy(limits=DAILY), today(30, 60)).limits
+
+    assert (limits.migrations, limits.moved_bytes) == (1, 4 * GIB)
+    assert day_is_spent(DAILY, today(30, 60), NOON) == ""
+
+
+def test_drains_and_repairs_neither_count_nor_are_counted() -> None:
+    limits = within_day(a_policy(limits=DAILY), today(1, 2, 3, priority=Priority.DRAIN)).limits
+
+    assert (limits.migrations, limits.moved_bytes) == (3, 8 * GIB)
+
+
+def test_a_day_that_is_spent_says_when_it_goes_on() -> None:
+    said = day_is_spent(DAILY, today(60, 120, 1380, 1381), NOON)
+
+    assert said == (
+        "the budget for 24 hours is spent (4 of 3 migrations, 8.0 of 8.0 GiB); some of it is free "
+        "again in 59 min 00 s"
+    )
+
+
+def test_a_policy_without_a_daily_budget_is_left_as_it_is() -> None:
+    policy = a_policy(limits=LIMITS)
+
+    assert within_day(policy, today(1, 2, 3)) == policy
+
+
 def test_a_plan_that_is_asked_for_says_which_of_its_vms_are_resting() -> None:
     snapshot = a_snapshot(vms=[a_vm("a", on="h1"), a_vm("b", on="h1"), a_vm("c", on="h1")])
     plan = samples.a_plan(
@@ -298,3 +345,28 @@ def test_a_plan_whose_vms_have_rested_says_nothing_of_it() -> None:
     )
 
     assert rests_ignored(plan, snapshot, LIMITS, [moved("a", minutes_ago=500)], NOON) == ""
+
+
+@pytest.mark.parametrize(
+    ("overload", "used", "may_move"),
+    [
+        (OverloadMeasure.NOW, 9.0, True),
+        (OverloadMeasure.PEAK, 9.0, False),
+        (OverloadMeasure.NOW, 7.0, False),
+    ],
+)
+def test_vms_do_not_rest_where_that_leaves_their_host_short_of_cpu_now(
+    overload: OverloadMeasure, used: float, may_move: bool
+) -> None:
+    hosts = [a_host("h1", cpu_cores=16.0), a_host("h2", cpu_cores=16.0)]
+    vms = [a_vm("db", cpu_used_cores=used), a_vm("web", cpu_used_cores=used)]
+    policy = a_policy(forecast=Foresight(overload=overload))
+
+    snapshot, _ = hold(
+        a_snapshot(hosts=hosts, vms=vms),
+        moved("db", minutes_ago=10),
+        moved("web", minutes_ago=10),
+        policy=policy,
+    )
+
+    assert {vm.id: vm.can_move for vm in snapshot.vms} == {"db": may_move, "web": may_move}

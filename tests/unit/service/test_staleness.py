@@ -11,6 +11,7 @@ import pytest
 from rebalancer.cluster.inventory import HostId, HostState, Mode, Snapshot, VmId
 from rebalancer.cluster.plan import Plan, PowerAction, PowerStep
 from rebalancer.cluster.policy import Limits, MigrationPermissions
+from rebalancer.cluster.windows import Window
 from rebalancer.errors import PlanRefusedError
 from rebalancer.service.staleness import refuse_if_unfit
 from tests.builders import MIB, NOON, a_host, a_policy, a_snapshot, a_vm
@@ -224,3 +225,13 @@ def test_a_policy_with_a_smaller_share_of_the_links_is_heeded() -> None:
 
     with pytest.raises(PlanRefusedError, match=r"link_share: 1%"):
         refuse_if_unfit(planned(), SNAPSHOT, modest, NOON)
+
+
+def test_moves_that_can_wait_are_refused_while_no_maintenance_window_is_open() -> None:
+    nightly = Window(from_minute=22 * 60, to_minute=5 * 60)
+    policy = replace(POLICY, migration=MigrationPermissions(windows=(nightly,)))
+    fit = planned(expires_at=NOON + timedelta(days=1))
+
+    refuse_if_unfit(fit, SNAPSHOT, policy, NOON + timedelta(hours=11))
+    with pytest.raises(PlanRefusedError, match="the next one opens at Mon 22:00 UTC"):
+        refuse_if_unfit(fit, SNAPSHOT, policy, NOON)

@@ -73,6 +73,7 @@ def test_an_incoming_copy_is_no_second_vm_and_the_vm_is_busy() -> None:
     assert vm.host == H1
     assert vm.state is VmState.RUNNING
     assert vm.blockers == ("a job runs on it (migration out)",)
+    assert (vm.is_migrating, vm.migrating_to) == (True, "h2")
 
 
 def test_after_a_migration_use_is_counted_where_the_vm_is_now() -> None:

@@ -1,0 +1,3 @@
+"""Fixtures that several modules use."""
+
+from tests.unit.service.daemon_world import make_world  # noqa: F401
