@@ -36,7 +36,7 @@ BINARIES_AT_MOST = 1500
 """Whole programs above this size are hardly ever proved, and local search is better sooner."""
 BINARIES_SOON_PROVED = 100
 """Whole programs up to this size take milliseconds and prove more than a relaxation does."""
-WHOLE_SHARE, PARTS_SHARE = 0.025, 0.03
+WHOLE_SHARE, PARTS_SHARE = 0.015, 0.03
 """Of the time limit, for the whole program and for those over a few hosts; the bound is made
 stronger at the same time."""
 SEARCH_SHARE = 0.6
@@ -120,7 +120,7 @@ def improve_tier(
         return Result(x=best, bound=bound, relaxation=relaxation, others=others)
 
     def stronger() -> Relaxation | None:
-        part = _share(budget, WHOLE_SHARE)
+        part = _share(budget, WHOLE_SHARE if whole_choices(problem, best) else PARTS_SHARE)
         known = tiers[-1].cost(problem, best)
         return relaxation and strengthen(relaxation, known=known, budget=part)
 
