@@ -106,6 +106,11 @@ def _start_if_down(track: Track, sighting: Sighting, around: Surroundings, now: 
         # From here on `finish` waits for them, and starts it on the source again.
         return finish.enter(track, Failed(text=f"{silent[0]} stopped answering"), now)
     migration = track.migration
+    source = sighting.views.get(migration.source)
+    if isinstance(source, DomainView) and source.autostart:
+        # It would start it a second time, should it reboot before its definition is gone.
+        stays = Failed(text=f"its autostart on {migration.source} cannot be switched off")
+        return finish.enter(track, stays, now)
     return Turn(track=track).issuing(Start(vm=migration.vm, host=migration.target))
 
 

@@ -80,7 +80,7 @@ class Database:
                 "cannot open the journal: its address makes no sense; expected such as "
                 "sqlite:////var/lib/rebalancer/journal.db or postgresql://user@host/rebalancer"
             ) from error
-        shown = parsed.render_as_string(hide_password=True)
+        shown = shown_address(parsed)
         try:
             engine = _connect(parsed)
         except ImportError as error:
@@ -142,6 +142,12 @@ class Database:
             raise JournalError(f"journal {self._shown_url}: {advice(error)}") from error
 
 
+def shown_address(url: sa.URL) -> str:
+    """Return the address as people may see it: without passwords, those of its query included."""
+    query = {key: "hidden" if "password" in key else value for key, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
+
+
 def _connect(url: sa.URL) -> sa.Engine:
     """Make an engine, or take the one that was made: it remembers how statements are written."""
     return _fresh(url) if url.database in (None, "", ":memory:") else _known(url)
@@ -191,6 +197,8 @@ def _postgresql(url: sa.URL) -> sa.Engine:
     psycopg = url.set(drivername="postgresql+psycopg")
     engine = sa.create_engine(
         psycopg,
+        # What is read after the advisory lock was waited for has to be what is there by then.
+        isolation_level="READ COMMITTED",
         connect_args={key: value for key, value in _PATIENCE.items() if key not in url.query},
         pool_pre_ping=True,  # the server may have been started anew since
         pool_size=2,

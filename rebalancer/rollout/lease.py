@@ -73,10 +73,16 @@ def this_process() -> Owner:
     )
 
 
-def is_dead(owner: Owner) -> bool:
-    """Whether `owner` is certain to have ended. Of other machines nothing is certain."""
+def is_dead(owner: Owner, *, may_be_elsewhere: bool = False) -> bool:
+    """Whether `owner` is certain to have ended. Of other machines nothing is certain.
+
+    `may_be_elsewhere`: the journal is shared, so a machine with our name need not be ours; two
+    containers are often called the same. Only one that was booted when ours was is.
+    """
     here = this_process()
     if owner.host != here.host:
+        return False
+    if may_be_elsewhere and (not owner.boot or owner.boot != here.boot):
         return False
     if owner.boot and here.boot and owner.boot != here.boot:
         return True

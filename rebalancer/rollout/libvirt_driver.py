@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, assert_never
@@ -88,6 +89,9 @@ class CallLimits:
     """How long calls may take before they are given up."""
 
     call_seconds: float = 60.0
+    connect_seconds: float = 15.0
+    """For a connection, before a call on it is given up unmade. Far less than the time for which
+    all has to be quiet before a process that took over starts anything (`track.Times`)."""
     look_seconds: float = 20.0
     abort_seconds: float = 30.0
     image_seconds: float = 1800.0
@@ -201,7 +205,20 @@ class LibvirtDriver:
 
     def _connection(self, host: HostId) -> Any:  # noqa: ANN401
         self._address(host)
-        return self._links[host].get(self._limits.call_seconds)
+        return self._links[host].get(self._limits.connect_seconds)
+
+    def _own_connection(self, host: HostId) -> Any:  # noqa: ANN401
+        """Make one for a single long call, or raise `TimeoutError`.
+
+        Where that hangs the call would come when it was given up long ago, and the hosts had been
+        looked at for its effect; so it is not made at all.
+        """
+        opening = in_background(f"connect to {host} anew", partial(self._connect, host))
+        try:
+            return opening.result(self._limits.connect_seconds)
+        except TimeoutError:
+            opening.add_done_callback(_close_unused)
+            raise
 
     def _domain(self, host: HostId, vm: VmId) -> Any:  # noqa: ANN401
         return self._connection(host).lookupByUUIDString(vm)
@@ -242,6 +259,7 @@ class LibvirtDriver:
             persistent=persistent,
             autostart=persistent and bool(domain.autostart()),
             memory_kib=domain.maxMemory(),
+            has_managed_save=not has_process and bool(domain.hasManagedSaveImage()),
         )
 
     def _job(self, domain: Any) -> JobKind | None:  # noqa: ANN401
@@ -344,7 +362,7 @@ class LibvirtDriver:
     def _migrate_to(self, command: Migrate | MoveDefinition, request: Request) -> None:
         """Make the long call, on a connection that nothing else uses."""
         target = self._address(command.target)
-        connection = self._connect(command.host)
+        connection = self._own_connection(command.host)
         try:
             domain = connection.lookupByUUIDString(command.vm)
             domain.migrateToURI3(target.peer_uri or target.uri, request.parameters, request.flags)
@@ -389,7 +407,7 @@ class LibvirtDriver:
         if self._tls and isinstance(command, Save):
             raise RefusedError("memory must be encrypted on its way, and to storage it is not")
         folder = libvirt_images.image_folder(self._address(command.host).storage, command)
-        connection = self._connect(command.host)
+        connection = self._own_connection(command.host)
         try:
             match command:
                 case Save():
@@ -421,6 +439,12 @@ class LibvirtDriver:
         completed = self._libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
         stats = self._domain(command.host, command.vm).jobStats(completed)
         return progress_of(stats) if stats.get("type", 0) else None
+
+
+def _close_unused(opening: Future[Any]) -> None:
+    """Close a connection that came too late to be used."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 def _import_libvirt() -> Any:  # noqa: ANN401

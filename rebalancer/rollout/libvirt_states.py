@@ -105,9 +105,16 @@ def view_of(
     persistent: bool,
     autostart: bool,
     memory_kib: int,
+    has_managed_save: bool = False,
 ) -> DomainView:
-    """Put together what one host says of a domain."""
+    """Put together what one host says of a domain.
+
+    `has_managed_save`: libvirt keeps a saved memory of it itself. We save to files of our own,
+    and nothing that has such a one already: so it was saved by somebody else, after it had run.
+    """
     found, reason = state_of(*state, has_process=has_process)
+    if reason is StateReason.SAVED and has_managed_save:
+        reason = StateReason.OTHER
     return DomainView(
         state=found,
         reason=reason,

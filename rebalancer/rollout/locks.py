@@ -60,7 +60,8 @@ class Locks(JournalPart):
 
     def _is_free(self, holder: LeaseHolder, stale_after_seconds: float) -> bool:
         age = (self._clock.now() - holder.heartbeat_at).total_seconds()
-        return age > stale_after_seconds or is_dead(holder.owner)
+        elsewhere = self._database.is_shared
+        return age > stale_after_seconds or is_dead(holder.owner, may_be_elsewhere=elsewhere)
 
     def holder(self, cluster: str) -> LeaseHolder | None:
         """Who holds the lock on `cluster`, dead or alive; `None` when nobody does."""

@@ -8,6 +8,7 @@ that is so. All else waits for `recover`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from rebalancer.cluster.plan import MigrationState
@@ -17,13 +18,12 @@ from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
 
 
 def may_have_split(track: Track) -> bool:
-    """Whether two copies may run, and nobody has paused the older one."""
+    """Whether two copies may run: that the older one was to be paused does not say that it was."""
     attempt = track.attempt
     return (
         track.state is MigrationState.UNKNOWN
         and attempt is not None
         and attempt.has_issued(Migrate)
-        and not attempt.stale_on_source
     )
 
 
@@ -37,6 +37,9 @@ def revisit(track: Track, heard: Sequence[Heard], around: Surroundings, now: dat
             case Look(), Returned(value=Sighting() as sighting):
                 decision = reconcile(attempt, sighting, around.uri_of)
                 if isinstance(decision, Repair) and isinstance(decision.command, Pause):
+                    # What was tried in vain while the host was silent may succeed now.
+                    anew = replace(attempt, issued_before=len(attempt.issued))
+                    track = replace(track, attempt=anew)
                     found = Turn(track=track.enter(MigrationState.FINISH, now))
                     return found.noting("its hosts answer again, and it runs on both")
     if track.awaits(Look) or not track.is_due(now):

@@ -38,6 +38,8 @@ Every = Annotated[
         "the hours of the policy.",
     ),
 ]
+CYCLES_AT_MOST = 20_000
+"""Ten weeks of five minutes each. More are hours of solving, and usually a slip in the file."""
 VmLabel = Annotated[
     str | None,
     typer.Option(
@@ -89,6 +91,12 @@ def backtest(
     if pace < 1 or pace > use.seconds:
         raise UsageError(
             f"--every {pace:g} s: expected 1 s to the {use.seconds:g} s that were recorded"
+        )
+    if use.seconds / pace > CYCLES_AT_MOST:
+        raise UsageError(
+            f"{use.seconds / 86400:,.0f} days of recordings at --every {pace:g} s are "
+            f"{use.seconds / pace:,.0f} cycles, expected up to {CYCLES_AT_MOST:,}: take a longer "
+            "--every or a shorter file, and look whether a sample in it has the wrong year"
         )
     with TemporaryDirectory(prefix="rebalancer-backtest-") as folder:
         flags: dict[str, object] = {

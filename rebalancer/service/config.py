@@ -24,6 +24,7 @@ from rebalancer.errors import InvalidFileError, UsageError
 from rebalancer.files import Document, FileModel, open_yaml
 from rebalancer.files.explain import explain
 from rebalancer.files.tree import Finding, dotted
+from rebalancer.rollout.database import shown_address
 from rebalancer.service.api_format import api_findings
 from rebalancer.service.config_format import HostSettings, RunMode, Settings
 from rebalancer.service.configured import sites_of
@@ -314,7 +315,7 @@ def _origin(path: Sequence[str], origins: Mapping[str, str]) -> str:
 
 def _journal_shown(settings: object) -> str:
     assert isinstance(settings, Settings)
-    return make_url(journal_url(settings)).render_as_string(hide_password=True)
+    return shown_address(make_url(journal_url(settings)))
 
 
 def _shown(value: object) -> object:

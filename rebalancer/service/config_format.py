@@ -33,7 +33,7 @@ type Duration = Annotated[Seconds, Field(gt=0)]
 def _database_url(text: str) -> str:
     try:
         kind = make_url(text).get_backend_name()
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # such as a port that is no number
         kind = ""
     if kind not in {"sqlite", "postgresql"}:
         raise ValueError(

@@ -23,6 +23,7 @@ from rebalancer.collect.past_use import Coverage, coverage_of
 from rebalancer.collect.patience import Abandoned, Patience
 from rebalancer.collect.prometheus_source import without_password
 from rebalancer.errors import JournalError, RebalancerError
+from rebalancer.rollout.database import shown_address
 from rebalancer.rollout.hooks import Moment
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import is_dead
@@ -112,7 +113,7 @@ def _policies(settings: Settings, named: Path | None) -> Iterator[tuple[str, str
 def journal_facts(session: Session) -> JournalFacts:
     """Look at the journal without making one."""
     url = sa.make_url(journal_url(session.settings))
-    shown = url.render_as_string(hide_password=True)
+    shown = shown_address(url)
     file = _file_of(url)
     free_bytes = _free_bytes(file) if file is not None else None
     try:

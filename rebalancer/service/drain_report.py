@@ -41,7 +41,7 @@ def drain_text(outlook: DrainOutlook, names: Mapping[HostId, str]) -> str:
     """Sum a drain up: `8 VMs on h1: 5 live, 1 with help, 2 stay (db, gpu); empty after 40 s`."""
     hosts = ", ".join(names.get(host, host) for host in outlook.hosts)
     if not outlook.leaving:
-        return f"{hosts}: nothing is there that would have to leave"
+        return f"{hosts}: nothing is seen there that would have to leave"
     counts = outlook.counts
     how = [f"{count} {way}" for way, count in counts.items() if way is not Way.STAYS]
     if outlook.staying:

@@ -47,14 +47,14 @@ def drain(
         typer.Option("--rolling", min=1, help="One group of so many hosts after the other."),
     ] = None,
     then: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--then",
             metavar="COMMAND",
             help="With --rolling: run this for each group, with its hosts as further arguments; "
             "without, wait for `rebalancer undrain`.",
         ),
-    ] = "",
+    ] = None,
     bring_home: BringHome = False,
     back_within: options.BackWithin = None,
     yes: options.Yes = False,
@@ -62,8 +62,12 @@ def drain(
     """Empty hosts before maintenance, and keep VMs off them until `undrain`."""
     if yes and dry_run:
         raise UsageError("--yes and --dry-run contradict each other: leave one of them out")
+    if then is not None and not then.strip():
+        raise UsageError("--then is empty: name a command, or leave --then out to wait for undrain")
     if rolling is None and (then or bring_home):
         raise UsageError("--then and --bring-home need --rolling; see also undrain --bring-home")
+    if rolling is None and back_within is not None:
+        raise UsageError("--back-within needs --rolling: nothing is waited for without it")
     session = open_session(config)
     where = Where(scenario=scenario, snapshot=snapshot)
     wish = DrainWish(
@@ -79,7 +83,7 @@ def drain(
         asked = Round(
             hosts=tuple(hosts),
             at_once=rolling,
-            command=then,
+            command=then or "",
             bring_home=bring_home,
             back_within_seconds=back_within or BACK_WITHIN_SECONDS,
         )

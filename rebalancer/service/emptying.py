@@ -20,7 +20,7 @@ from rebalancer.service.access import ReadAccess
 from rebalancer.service.cycle import for_draining
 from rebalancer.service.drain_outlook import DrainOutlook, drain_outlook
 from rebalancer.service.drain_report import drain_tree
-from rebalancer.service.hooks import DrainDesk, left_on
+from rebalancer.service.hooks import UNSEEN, DrainDesk, left_on, silent_among
 from rebalancer.service.permissions import with_cold_if
 from rebalancer.service.report import (
     Format,
@@ -58,14 +58,19 @@ class Prospect:
 
     @property
     def left(self) -> int:
-        """How many VMs could not leave."""
-        return len(stuck_on_draining(self.seen, self.plan.unmoved))
+        """How many VMs could not leave; a host that does not answer counts as one."""
+        return len(stuck_on_draining(self.seen, self.plan.unmoved)) + len(self.silent)
+
+    @property
+    def silent(self) -> tuple[HostId, ...]:
+        """Its hosts of which nobody knows what is on them."""
+        return silent_among(self.seen, self.hosts)
 
     @property
     def exit_code(self) -> ExitCode:
         """What it would end with if all went as planned; what is empty is empty."""
         if not self.outlook.leaving:
-            return ExitCode.SUCCESS
+            return ExitCode.BLOCKED if self.silent else ExitCode.SUCCESS
         return exit_codes.for_drain(exit_codes.for_plan(self.plan), left=self.left)
 
     def tree(self) -> dict[str, Any]:
@@ -109,6 +114,8 @@ def foreseen(
     in_force = with_cold_if(wish.allow_cold, for_draining(policy_for(session, read, wish.policy)))
     seen = observe(session, read, also_drain=hosts)
     named = hosts_named(seen, hosts)
+    for host in silent_among(seen, named):
+        _tell(session, f"{host} does not answer, so nobody knows what is on it")
     cycle = plan_for(
         session,
         read,
@@ -188,6 +195,8 @@ def _say_what_is_left(work: Work, snapshot: Snapshot, left: Mapping[HostId, Sequ
     for host, vms in left.items():
         name = snapshot.host_by_id[host].name
         has = f"still has {', '.join(vms)}" if vms else "is empty"
+        if UNSEEN in vms:
+            has = "does not answer, so nobody knows what is on it"
         if host in marked:
             then = f"nothing is placed on it until: rebalancer undrain {name}"
         else:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rebalancer.cluster.inventory import HostId, Snapshot
+from rebalancer.cluster.inventory import HostId, HostState, Snapshot
 from rebalancer.errors import HookObjectionError
 from rebalancer.rollout.driver import Clock
 from rebalancer.rollout.hook_journal import DrainPhase, HookJournal
@@ -17,6 +17,9 @@ from rebalancer.service.config import journal_url
 from rebalancer.service.config_format import Settings
 
 _LOOK_SECONDS = 0.1
+
+UNSEEN = "? (the host does not answer)"
+"""Stands for the VMs of a host of which nobody knows what is on it."""
 
 
 def hooks_of(settings: Settings) -> HookProcesses:
@@ -105,10 +108,23 @@ class DrainDesk:
 
 
 def left_on(snapshot: Snapshot, hosts: Sequence[HostId]) -> dict[HostId, tuple[str, ...]]:
-    """Name the VMs that are on hosts; of a host that is not there any more, none."""
+    """Name the VMs that are on hosts; of a host that is not there any more, none.
+
+    Of one that does not answer it is `UNSEEN`: nobody must take it for empty.
+    """
+    silent = silent_among(snapshot, hosts)
     return {
-        host: tuple(sorted(vm.name for vm in snapshot.vms_by_host.get(host, ()))) for host in hosts
+        host: (UNSEEN,)
+        if host in silent
+        else tuple(sorted(vm.name for vm in snapshot.vms_by_host.get(host, ())))
+        for host in hosts
     }
+
+
+def silent_among(snapshot: Snapshot, hosts: Sequence[HostId]) -> tuple[HostId, ...]:
+    """Name the hosts that do not answer, so that nobody knows what is on them."""
+    away = {host.id for host in snapshot.hosts if host.state is HostState.UNKNOWN}
+    return tuple(host for host in hosts if host in away)
 
 
 def owed_texts(settings: Settings, cluster: str, clock: Clock) -> tuple[str, ...]:

@@ -177,7 +177,8 @@ class Leadership:
         if leader != self._other:
             self._other, self._other_seen_at = leader, now
         is_silent = now - self._other_seen_at >= pace.silent_seconds
-        return leader.resigned or is_silent or is_dead(leader.owner) or leader.owner == self._owner
+        dead = is_dead(leader.owner, may_be_elsewhere=pace is SHARED)
+        return leader.resigned or is_silent or dead or leader.owner == self._owner
 
 
 class FencedDriver:

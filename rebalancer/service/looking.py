@@ -13,7 +13,7 @@ from rebalancer.cluster.inventory import HostState
 from rebalancer.cluster.plan import ENDED_STATES, MigrationState
 from rebalancer.cluster.policy import Policy
 from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
-from rebalancer.errors import ExitCode, UsageError
+from rebalancer.errors import ExitCode, InvalidFileError, UsageError
 from rebalancer.planning.accuracy import Accuracy, accuracy_of
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.leaders import Leaders
@@ -203,23 +203,34 @@ def validate(
 ) -> ExitCode:
     """Check files, and say everything that is wrong in each."""
     session = open_session(None)
+    code = ExitCode.SUCCESS
     for file in files:
-        kind = kind_of(file)
-        match kind:
-            case FileKind.CONFIG:
-                settings = load_settings(file)
-                if settings.policy is not None:
-                    read_policy(settings.policy)
-            case FileKind.POLICY:
-                read_policy(file)
-            case FileKind.SCENARIO:
-                policy_of(read_scenario(file))
-            case FileKind.SNAPSHOT:
-                read_snapshot(file)
-            case FileKind.PLAN:
-                read_plan(file)
-        session.out.print(f"{file}: this {kind} is valid", highlight=False)
-    return ExitCode.SUCCESS
+        try:
+            kind = _checked(file)
+        except InvalidFileError as error:
+            session.err.print(f"rebalancer: {error}", highlight=False, markup=False, soft_wrap=True)
+            code = ExitCode.INVALID_FILE
+        else:
+            session.out.print(f"{file}: this {kind} is valid", highlight=False)
+    return code
+
+
+def _checked(file: Path) -> FileKind:
+    kind = kind_of(file)
+    match kind:
+        case FileKind.CONFIG:
+            settings = load_settings(file)
+            if settings.policy is not None:
+                read_policy(settings.policy)
+        case FileKind.POLICY:
+            read_policy(file)
+        case FileKind.SCENARIO:
+            policy_of(read_scenario(file))
+        case FileKind.SNAPSHOT:
+            read_snapshot(file)
+        case FileKind.PLAN:
+            read_plan(file)
+    return kind
 
 
 def show_config(

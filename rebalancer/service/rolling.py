@@ -71,6 +71,7 @@ class Round:
 
 def rehearse_round(session: Session, where: Where, asked: Round, wish: DrainWish) -> ExitCode:
     """Show the groups, and what would become of the VMs of each if it were the first."""
+    _words_of(asked.command)
     grouping = _grouping(session, where, asked, wish)
     _say_groups(session, grouping)
     read = open_for_reading(session.settings, where)
@@ -143,6 +144,11 @@ class _Turn:
         if not drained.is_empty:
             self._say(f"{_names(group)}: not empty, so the round ends here")
             return drained.exit_code
+        open_again = [host for host in group if host not in marks]
+        if self.asked.command and open_again:
+            # VMs may be placed there by now, and the command may well take it down.
+            self._say(f"the drain of {_names(open_again)} was taken back, so the round ends here")
+            return ExitCode.PARTIAL
         with StopSwitch() as stop:
             code = self._maintained(group, stop)
             if code is ExitCode.SUCCESS:

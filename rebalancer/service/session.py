@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import secrets
 import shlex
 import socket
@@ -36,11 +37,19 @@ from rebalancer.service.power_view import power_marks, with_power
 from rebalancer.service.workers import workers_for
 
 
-class _Output(Console):
-    """A console whose reader may leave: `main` decides what that means, not the console."""
+class Output(Console):
+    """A console whose reader may leave (`| head`): what is at work in a cluster goes on then."""
+
+    goes_on: bool = False
+    """Whether what writes comes to its end without a reader; else `main` decides what it means."""
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+        """Drop what nobody reads and go on, or raise `BrokenPipeError`."""
+        if not self.goes_on:
+            raise BrokenPipeError
+        unread = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(unread, self.file.fileno())
+        os.close(unread)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +88,10 @@ class Session:
 def open_session(config: Path | None, **flags: object) -> Session:
     """Read the settings; flags go by dotted key, with `__` for the dot."""
     given = {key.replace("__", "."): value for key, value in flags.items()}
-    return Session(
-        settings=load_settings(config, given),
-        out=_Output(soft_wrap=False),
-        err=Console(stderr=True),
-    )
+    settings = load_settings(config, given)
+    remarks = Output(stderr=True)
+    remarks.goes_on = True
+    return Session(settings=settings, out=Output(soft_wrap=False), err=remarks)
 
 
 def policy_for(session: Session, access: ReadAccess, named: Path | None) -> Policy:

@@ -25,7 +25,7 @@ from rebalancer.service.budgets import settings_for
 from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.progress import display_for
-from rebalancer.service.session import Session
+from rebalancer.service.session import Output, Session
 from rebalancer.service.signals import StopSwitch
 
 
@@ -100,6 +100,8 @@ def at_work(
             if not recovering:
                 refuse_if_paused(journal, found.read.cluster)
                 refuse_if_unrecovered(journal, found.read.cluster)
+            if isinstance(session.out, Output):
+                session.out.goes_on = True  # a reader who leaves does not end a rollout
             yield Work(session=session, access=found, journal=journal, lease=lease)
     finally:
         if access is None:

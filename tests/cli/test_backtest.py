@@ -144,6 +144,17 @@ def test_a_pace_that_makes_no_sense_is_refused(
     assert "expected 1 s to the 2400 s that were recorded" in ran.err
 
 
+def test_more_cycles_than_anybody_waits_for_are_refused(
+    rebalancer: Rebalancer, tmp_path: Path, pair: Path
+) -> None:
+    trace = a_recording(tmp_path, [1.0] * 60)
+
+    ran = rebalancer("backtest", "--trace", trace, "--scenario", pair, "--every", "1s")
+
+    assert ran.code == ExitCode.USAGE
+    assert "36,000 cycles, expected up to 20,000: take a longer --every" in ran.err
+
+
 def test_what_prometheus_answered_can_be_replayed(
     rebalancer: Rebalancer, tmp_path: Path, pair: Path
 ) -> None:

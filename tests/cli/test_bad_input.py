@@ -229,3 +229,18 @@ def test_what_out_names_is_written_to_and_not_replaced(
         assert ran.code == ExitCode.SUCCESS, ran.err
         assert link.is_symlink()
         assert kept.stat().st_size > 0
+
+
+def test_every_file_is_checked_although_the_first_is_wrong(
+    rebalancer: Rebalancer, tmp_path: Path
+) -> None:
+    wrong = a_file(tmp_path, "wrong.yaml", "schema_version: 1\nname: x\ngaols: []\n")
+    right = a_file(tmp_path, "right.yaml", "schema_version: 1\nname: x\n")
+    worse = a_file(tmp_path, "worse.yaml", "")
+
+    ran = rebalancer("validate", wrong, right, worse)
+
+    assert ran.code == ExitCode.INVALID_FILE
+    assert "right.yaml: this policy is valid" in ran.out
+    assert "wrong.yaml:3: gaols: unknown key" in ran.err
+    assert "worse.yaml: the file is empty" in ran.err

@@ -153,6 +153,24 @@ def test_a_host_that_fails_during_a_round_ends_it_where_one_more_would_be_missed
     assert "to go on: rebalancer drain h2 --rolling 1 --then true --yes" in ran.err
 
 
+def test_a_host_that_does_not_answer_is_not_taken_for_empty(
+    rebalancer: Rebalancer, four_hosts: Path, tmp_path: Path
+) -> None:
+    fault = "faults: [{kind: host-unreachable, host: h1, at: 0s}]\n"
+    four_hosts.write_text(FOUR_HOSTS.replace("FAILURES", "1") + fault, encoding="utf-8")
+    command = ["drain", "h1", "--scenario", four_hosts]
+
+    shown, done = rebalancer(*command), rebalancer(*command, "--yes")
+    then = f"touch {tmp_path / 'ran'}"
+    in_a_round = rebalancer(*command, "--rolling", "1", "--then", then, "--yes")
+
+    assert [shown.code, done.code, in_a_round.code] == [ExitCode.BLOCKED] * 3
+    for ran in (shown, done, in_a_round):
+        assert "h1 does not answer, so nobody knows what is on it" in ran.err
+        assert "h1 is empty" not in ran.err
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_round_is_shown_group_by_group_without_yes(
     rebalancer: Rebalancer, four_hosts: Path
 ) -> None:
@@ -172,6 +190,9 @@ def test_a_round_is_shown_group_by_group_without_yes(
         ["--rolling", "0"],
         ["--rolling", "1", "--yes"],
         ["--rolling", "1", "--then", "echo 'oh", "--yes"],
+        ["--rolling", "1", "--then", "echo 'oh"],
+        ["--rolling", "1", "--then", "", "--yes"],
+        ["--back-within", "5m"],
         ["--rolling", "1", "--out", "plan.json"],
     ],
 )
@@ -181,6 +202,18 @@ def test_flags_that_make_no_sense_together_are_refused(
     ran = rebalancer("drain", "h1", "--scenario", four_hosts, *flags)
 
     assert ran.code == ExitCode.USAGE
+
+
+def test_a_reader_who_leaves_does_not_end_a_drain(rebalancer: Rebalancer, four_hosts: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "rebalancer", "drain", "h1", "--scenario", str(four_hosts)]
+
+    ran = subprocess.run([*words, "--yes"], stdout=writing, stderr=writing, check=False)
+
+    os.close(writing)
+    assert ran.returncode == ExitCode.SUCCESS
+    assert "2 complete" in rebalancer("history", "--all-clusters").out
 
 
 def test_nothing_comes_home_where_nothing_was_drained(
@@ -240,6 +273,29 @@ def test_a_drain_that_is_taken_back_meanwhile_starts_nothing_more(
     assert states.count("skipped") >= 3
     assert "h1 still has" in ran.err
     assert "it may be used again, as its drain was taken back" in ran.err
+
+
+def test_no_command_is_run_for_a_group_of_which_a_host_may_be_used_again(
+    rebalancer: Rebalancer, four_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VMs may be placed on it by then, and the command would take it down."""
+    four_hosts.write_text(FOUR_HOSTS.replace("FAILURES", "0"), encoding="utf-8")
+
+    def and_take_one_back(self: Lines, event: Event) -> None:
+        real(self, event)
+        if isinstance(event, MigrationStarted):
+            with Journal.open(os.environ["REBALANCER_JOURNAL"], SystemClock()) as journal:
+                journal.unmark_drain("four", HostId("h1"), "changed my mind")
+
+    real = Lines.show
+    monkeypatch.setattr(Lines, "show", and_take_one_back)
+    command = ["drain", "h1", "h2", "--rolling", "2", "--scenario", four_hosts]
+
+    ran = rebalancer(*command, "--then", f"touch {tmp_path / 'ran'}", "--yes")
+
+    assert ran.code == ExitCode.PARTIAL
+    assert "the drain of h1 was taken back, so the round ends here" in ran.err
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.fixture

@@ -135,7 +135,8 @@ def test_a_drain_names_who_stays_moves_everybody_else_and_keeps_the_host_empty(
     )
     assert [rows[guest.name][2] for guest in (pinned, hot)] == ["stays", "stays"]
     assert [rows[guest.name][2] for guest in others] == ["live"] * 6
-    assert "would help: allow suspend" in table
+    # Which mode suffices depends on how fast it was measured to write.
+    assert re.search(r"would help: allow (auto_converge|suspend): about", table)
     assert table.index("What becomes of each VM") < table.index("6 of 6 migrations complete")
     assert re.search(r"\d of 6 ended; \S+ \S+ → \S+ ", drained.err), "progress, now and then"
     left = f"{emptied.name} still has {', '.join(sorted([pinned.name, hot.name]))}"

@@ -17,7 +17,7 @@ from rebalancer.cluster.rules import Spread
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.cluster.windows import Window
 from rebalancer.errors import LockHeldError, PlanRefusedError
-from rebalancer.rollout.driver import Command, Ticket
+from rebalancer.rollout.driver import Command, SetAutostart, Ticket
 from rebalancer.rollout.events import (
     Event,
     Heartbeat,
@@ -464,6 +464,28 @@ def test_a_cold_move_whose_start_fails_goes_back(make_world: MakeWorld) -> None:
     assert here.autostart
     there = world.datacentre.hosts[HostId("h2")].view(VmId("vm1"))
     assert not getattr(there, "persistent", False)
+
+
+class KeepsAutostart(SimulatedDriver):
+    """A source whose file system became read-only: no autostart can be changed there."""
+
+    def issue(self, command: Command) -> Ticket:
+        if isinstance(command, SetAutostart) and command.host == HostId("h1"):
+            command = replace(command, enabled=True)
+        return super().issue(command)
+
+
+def test_a_cold_move_is_not_started_elsewhere_while_its_source_would_start_it_when_it_boots(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(a_vm("vm1", autostart=True))
+    driver = KeepsAutostart(world.datacentre)
+
+    result = world.roll_out(a_plan(a_migration(mode=Mode.COLD)), driver=driver)
+
+    assert world.states(result) == [S.FAILED_SAFE]
+    assert "its autostart on h1 cannot be switched off" in result.outcomes[0].text
+    assert world.running_on("vm1") == ("h1",)
 
 
 def test_an_error_is_no_outcome(make_world: MakeWorld) -> None:

@@ -133,7 +133,7 @@ def test_a_heartbeat_keeps_the_lock(journal: Journal, clock: HandClock) -> None:
 
 def test_a_dead_owner_here_loses_the_lock_at_once(journal: Journal) -> None:
     here = this_process()
-    journal.acquire("test", owner=Owner(host=here.host, pid=here.pid, boot="an earlier one"))
+    journal.acquire("test", owner=replace(here, pid=2**22 + 1))
 
     journal.acquire("test")
 
@@ -160,6 +160,14 @@ def test_a_process_is_only_dead_if_that_is_certain() -> None:
     assert is_dead(replace(here, started="at another time"))
     assert is_dead(replace(here, boot="an earlier one"))
     assert is_dead(replace(here, pid=2**22 + 1))
+
+
+def test_with_a_shared_journal_a_machine_of_the_same_name_may_be_another_one() -> None:
+    here = this_process()
+
+    assert not is_dead(replace(here, boot="of another machine"), may_be_elsewhere=True)
+    assert not is_dead(replace(here, boot="", pid=2**22 + 1), may_be_elsewhere=True)
+    assert is_dead(replace(here, pid=2**22 + 1), may_be_elsewhere=True)
 
 
 def test_unfinished_rollouts_and_unknown_outcomes_are_found(journal: Journal) -> None:

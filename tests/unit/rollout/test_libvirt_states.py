@@ -57,6 +57,23 @@ def test_whatever_has_a_process_counts_as_active(state: int) -> None:
     assert view.memory_bytes == 1024 * 1024
 
 
+@pytest.mark.parametrize(("by_somebody", "reason"), [(False, R.SAVED), (True, R.OTHER)])
+def test_what_libvirt_saved_for_somebody_else_is_not_off_because_we_saved_it(
+    by_somebody: bool, reason: R
+) -> None:
+    view = view_of(
+        state=(5, 5),
+        has_process=False,
+        job=None,
+        persistent=True,
+        autostart=False,
+        memory_kib=1024,
+        has_managed_save=by_somebody,
+    )
+
+    assert view.reason is reason
+
+
 def test_a_state_of_the_future_without_a_process_is_off() -> None:
     assert state_of(99, 0, has_process=False)[0] is VmState.SHUTOFF
 

@@ -547,6 +547,37 @@ def test_a_split_that_shows_while_the_rollout_goes_on_is_ended_at_once(tmp_path:
     assert datacentre.record.running_on(vm.id) == (H2,)
 
 
+def test_an_older_copy_that_could_not_be_paused_is_tried_again_while_the_rollout_goes_on(
+    tmp_path: Path,
+) -> None:
+    vm = a_vm("vm1", persistent=True)
+    snapshot = a_snapshot([a_host("h1"), a_host("h2"), a_host("h3")], [vm, a_vm("vm2")])
+    split = Fault(kind=FaultKind.SPLIT_BRAIN, vm=vm.id)
+    hangs = Fault(kind=FaultKind.CALL_HANGS, vm=vm.id, operation="Pause")
+    datacentre = Datacentre.of(snapshot, faults=[split, *4 * [hangs]])
+    clock = VirtualClock(datacentre)
+    slow = a_migration("vm2", "h1", "h3", id="m2", bytes_per_second=3.0 * MIB)
+    patient = replace(slow, predicted=replace(slow.predicted, duration_seconds=1500.0))
+    with Journal.open(f"sqlite:///{tmp_path}/journal.db", clock) as journal:
+        execute(
+            a_plan(MOVE, patient),
+            journal=journal,
+            driver=SimulatedDriver(datacentre),
+            clock=clock,
+            snapshot=snapshot,
+        )
+        gave_up = [
+            (record.at - NOON).total_seconds()
+            for record in journal.records(1, MOVE.id)
+            if record.payload.get("state") == S.UNKNOWN
+        ]
+
+    (span,) = datacentre.record.doubled()
+    assert span.end_seconds is not None
+    assert gave_up[0] < span.end_seconds < 600.0
+    assert datacentre.record.running_on(vm.id) == (H2,)
+
+
 def test_modes_that_move_no_memory_prove_nothing() -> None:
     cold = replace(MOVE, mode=Mode.COLD)
 

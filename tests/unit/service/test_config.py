@@ -359,7 +359,9 @@ def test_under_systemd_the_journal_is_in_the_folder_that_it_made(
     assert journal_url(told) == "postgresql://db/j"
 
 
-@pytest.mark.parametrize("url", ["journal.db", "mysql://db/journal", "postgres//db"])
+@pytest.mark.parametrize(
+    "url", ["journal.db", "mysql://db/journal", "postgres//db", "postgresql://db:port/j"]
+)
 def test_a_journal_that_is_neither_sqlite_nor_postgresql_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not a database address"):
         load_settings(flags={"journal": url}, system_config=NOWHERE)
@@ -373,6 +375,15 @@ def test_passwords_are_not_shown() -> None:
     shown = {row.key: row.value for row in effective_settings(settings)}
 
     assert shown["journal"] == "postgresql://ada:***@db/journal"
+
+    settings = load_settings(
+        flags={"journal": "postgresql:///j?host=db&password=secret&sslpassword=secret"},
+        system_config=NOWHERE,
+    )
+
+    shown = {row.key: row.value for row in effective_settings(settings)}
+
+    assert shown["journal"] == "postgresql:///j?host=db&password=hidden&sslpassword=hidden"
 
 
 def test_the_example_file_has_every_setting_and_each_is_the_default() -> None:

@@ -109,7 +109,7 @@ def test_a_drain_is_summed_up_in_a_sentence_with_who_stays_and_when_it_ends() ->
     assert text.startswith("3 VMs on h1: 1 live, 1 with help, 1 stays (vm3); ")
     assert "all that can leave has left after 25 s" in text
     assert re.search("empty after 25 s, no guest stands still for longer than 200 ms", empty)
-    assert nothing == "h1: nothing is there that would have to leave"
+    assert nothing == "h1: nothing is seen there that would have to leave"
 
 
 def test_machines_read_the_same() -> None:

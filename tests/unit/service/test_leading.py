@@ -105,6 +105,20 @@ def test_the_first_one_leads_and_the_other_stands_by_and_says_for_whom(node: Mak
     assert second.text == f"standing by: process 11 on mgmt1 leads {since}"
 
 
+def test_a_leader_on_another_machine_of_the_same_name_is_not_taken_for_dead(
+    node: MakeNode, url: str
+) -> None:
+    here = this_process()
+    first, second = node(replace(here, boot="of that machine")), node(here)
+    first.looks()
+
+    if url.startswith("postgresql"):
+        assert second.looks() is Role.STANDS_BY
+        assert first.looks() is Role.LEADS
+    else:  # a file is on one machine, which was booted since
+        assert second.looks() is Role.LEADS
+
+
 def test_who_shows_signs_of_life_keeps_the_lead(node: MakeNode, url: str) -> None:
     first, second = node(ON_MGMT1), node(ON_MGMT2)
     first.looks()
