@@ -32,7 +32,7 @@ demo: .venv/.stamp-demo ## Rebalance a simulated cluster, in seconds and without
 # In the lab most tests wait for real time-outs, so two labs at once take half as long; what
 # measures time comes after them, alone.
 test: .venv/.stamp-lab ## Run every test; those with real hypervisors need root
-	$(PYTEST) -n auto -m "not lab"
+	$(PYTEST) -n auto --dist worksteal -m "not lab"
 	@if obstacle=$$($(PYTHON) -m tests.lab check); then \
 	    $(PYTEST) -n 2 --dist loadfile -m "lab and not alone" && $(PYTEST) -m "lab and alone"; \
 	else \
@@ -55,7 +55,7 @@ imports: .venv/.stamp-test
 	.venv/bin/lint-imports
 
 test-fast: .venv/.stamp-test
-	$(PYTEST) -n auto -m "not lab"
+	$(PYTEST) -n auto --dist worksteal -m "not lab"
 
 format: .venv/.stamp-test ## Format the code, and mend what the linter can
 	$(PYTHON) -m ruff check --fix --exit-zero
