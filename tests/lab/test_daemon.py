@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.alone,  # what guests use of the CPU decides what the daemon does
     pytest.mark.skipif(BINARY is None, reason="no `prometheus` on this machine"),
 ]
 

@@ -65,9 +65,9 @@ def test_a_guest_that_writes_too_fast_is_slowed_down_by_auto_converge(
     guest.heartbeat.mark()
     snapshot = with_links_of(move.bytes_per_second, site.snapshot(guest, source))
     result = site.roll_out(move, snapshot, on_event=watch)
+    assert result.is_complete, result
     guest.heartbeat.wait_for_beat()
 
-    assert result.is_complete, result
     assert max(throttles) >= 20, throttles
     assert guest.hosts_knowing() == (target,)
     assert guest.heartbeat.report().ran_through
