@@ -39,6 +39,7 @@ HOT = GuestSpec(
 """Writes its working set anew in less time than it takes to send at the 15 MiB/s it is given."""
 
 
+@pytest.mark.alone  # throttled beside other work, a guest was silent for a minute once
 def test_a_guest_that_writes_too_fast_is_slowed_down_by_auto_converge(
     lab: Lab, site: Site, start_guest: StartGuest
 ) -> None:
