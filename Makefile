@@ -21,7 +21,7 @@ EXTRAS := libvirt
 
 MAKEFLAGS += --no-print-directory
 .PHONY: help demo test check format format-check lint types imports test-fast coverage \
-        lab-up lab-down demo-daemon bench bench-placement clean install install-units deb faults
+        lab-up lab-down demo-daemon bench bench-placement clean install install-units deb faults upgrade
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,12 +114,15 @@ install-units:
 	install -m 644 docs/operations.md docs/api.md config/rebalancer.yaml policies/*.yaml \
 	    config/prometheus/rules.yaml config/grafana/dashboard.json "$(DESTDIR)$(DOCDIR)/"
 
+upgrade: ## Take the newest libraries, and write down in constraints.txt which those are
+	@sh scripts/setup.sh upgrade
+
 clean: ## Remove .venv and everything that was built
 	rm -rf .venv $(PEER) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf build dist htmlcov plan.json
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.stamp-demo: pyproject.toml scripts/setup.sh
+.venv/.stamp-demo: pyproject.toml constraints.txt scripts/setup.sh
 	@sh scripts/setup.sh demo
 
 .venv/.stamp-deb: .venv/.stamp-test

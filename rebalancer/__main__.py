@@ -2,7 +2,7 @@
 
 import sys
 
-from rebalancer.service.cli import main
+from rebalancer.service.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -6,6 +6,10 @@
 #   setup.sh peer DIR  an environment of its own for the program that placements are compared with
 #   setup.sh deb       … and what is packed into the .deb, which takes dpkg-dev and libvirt-dev
 #   setup.sh lab       … and, for root with apt, real hypervisors for the tests that migrate guests
+#   setup.sh upgrade   the newest of everything, and constraints.txt says which that is
+#
+# What is installed from PyPI is what constraints.txt names: a library that is released tonight
+# changes nothing here until somebody has run the tests with it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -79,7 +83,8 @@ make_venv() {
     "$python" -m venv --clear .venv
 }
 
-pip_install() { "$venv_python" -m pip install -qq "$@" >&2; }
+constraints=constraints.txt
+pip_install() { "$venv_python" -m pip install -qq ${constraints:+--constraint "$constraints"} "$@" >&2; }
 
 setup_demo() {
     make_venv
@@ -143,6 +148,19 @@ setup_deb() {
     touch .venv/.stamp-deb
 }
 
+setup_upgrade() {
+    constraints=
+    rm -rf .venv
+    setup_demo
+    setup_test
+    pip_install --upgrade packaging --editable '.[prometheus,postgresql,redfish,scale]'
+    {
+        echo '# What the tests were last run with; made by `make upgrade`.'
+        "$venv_python" -m pip freeze --exclude-editable
+    } > constraints.txt
+    rm -f .venv/.stamp-*
+}
+
 # Its wheels are for Python 3.12 and 3.13 only.
 has_wheels_of_peer() {
     "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 12), (3, 13)))' >/dev/null 2>&1
@@ -170,6 +188,7 @@ case ${1:-} in
     test) setup_test ;;
     deb) setup_deb ;;
     lab) setup_lab ;;
+    upgrade) setup_upgrade ;;
     peer) setup_peer "${2:?where to}" ;;
-    *) say "usage: setup.sh demo|test|deb|lab|peer DIR"; exit 64 ;;
+    *) say "usage: setup.sh demo|test|deb|lab|upgrade|peer DIR"; exit 64 ;;
 esac

@@ -84,6 +84,25 @@ power_app.command("sleep")(power_commands.sleep_hosts)
 power_app.command("history")(power_commands.history)
 
 
+def program() -> int:
+    """Run the command that the shell has started.
+
+    Standard output is for results: what libraries print below Python goes to standard error, where
+    it cannot stand in the middle of a plan's JSON.
+    """
+    if sys.stdout is not None and sys.stderr is not None:  # neither was closed by our parent
+        results = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        sys.stdout = os.fdopen(
+            results,
+            "w",
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            buffering=1 if os.isatty(results) else -1,
+        )
+    return main()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit code; errors are told on standard error."""
     try:

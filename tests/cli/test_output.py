@@ -1,0 +1,58 @@
+"""Standard output is for results: what libraries print below Python is not among them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.conftest import ROOT
+
+NOISE = """\
+import os, sys
+from rebalancer.service.cli import program
+sys.argv = ["rebalancer", "--version"]
+program()
+os.write(1, b"a solver's remark\\n")
+"""
+SOLVER = """\
+import rebalancer.placement.model, highspy
+highspy.Highs()
+"""
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+def test_what_a_library_prints_goes_to_standard_error() -> None:
+    ended = run("-c", NOISE)
+
+    assert ended.stdout.startswith("rebalancer ")
+    assert ended.stdout.count("\n") == 1
+    assert ended.stderr == "a solver's remark\n"
+
+
+def test_the_solver_does_not_introduce_itself() -> None:
+    ended = run("-c", SOLVER)
+
+    assert (ended.stdout, ended.stderr) == ("", "")
+
+
+def test_a_plan_as_json_is_json_and_nothing_else(hotspot: Path) -> None:
+    ended = run("-m", "rebalancer", "plan", "--scenario", hotspot, "-o", "json")
+
+    assert json.loads(ended.stdout)["schema_version"] == 1
+    assert "HiGHS" not in ended.stderr
+
+
+def test_a_command_whose_output_nobody_wanted_still_works(hotspot: Path) -> None:
+    """Some start programs with closed standard output, such as `>&-` in a shell."""
+    words = f'"{sys.executable}" -m rebalancer plan --scenario "{hotspot}" >&-'
+
+    ended = subprocess.run(["sh", "-c", words], stderr=subprocess.PIPE, check=False, cwd=ROOT)
+
+    assert ended.returncode == 0
