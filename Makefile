@@ -93,7 +93,8 @@ install: .venv/.stamp-demo install-units ## Install program and units below DEST
 	@interpreter=$$($(PYTHON) -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'); \
 	case $$interpreter in /root/*|/home/*) \
 	    echo "note: $$interpreter is in a home, where the daemon's user cannot read it" >&2;; esac; \
-	$(PYTHON) -m pip install --quiet --upgrade --target "$(DESTDIR)$(LIBDIR)" ".[$(EXTRAS)]" && \
+	$(PYTHON) -m pip install --quiet --upgrade --constraint constraints.txt \
+	    --target "$(DESTDIR)$(LIBDIR)" ".[$(EXTRAS)]" && \
 	install -d "$(DESTDIR)$(PREFIX)/bin" && \
 	printf '#!/bin/sh\nPYTHONPATH=%s exec %s -m rebalancer "$$@"\n' "$(LIBDIR)" "$$interpreter" \
 	    > "$(DESTDIR)$(PREFIX)/bin/rebalancer" && \

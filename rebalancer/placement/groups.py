@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, override
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from rebalancer.placement.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SpreadGroup:
-    """Units of which each domain may hold `at_most` VMs."""
+class Bond(ABC):
+    """Units that a rule binds to one another, and the domains that it speaks of."""
 
-    objection: ClassVar[str] = "forbids it beside the VMs there"
+    objection: ClassVar[str]
     """What the rule has against a move, for people."""
     rule: str
     hard: bool
@@ -28,87 +29,77 @@ class SpreadGroup:
     domain: Ints
     """`(H,)`: the domain that each host lies in."""
     domain_count: int
-    at_most: int
 
     def counts(self, x: Ints) -> Ints:
         """VMs of the group in each domain."""
-        return _counts(self.members, self.domain, self.domain_count, x)
+        units = np.fromiter(self.members, np.intp, len(self.members))
+        weights = np.fromiter(self.members.values(), float, len(self.members))
+        return np.bincount(self.domain[x[units]], weights, self.domain_count).astype(np.intp)
 
     def excess(self, x: Ints) -> float:
-        """VMs too many, summed over domains."""
+        """By how much a placement breaks the rule; 0: it does not."""
         return self.excess_of(self.counts(x))
 
+    @abstractmethod
     def excess_of(self, counts: Ints) -> float:
         """The same for given numbers of VMs per domain."""
-        return float(np.maximum(counts - self.at_most, 0).sum())
 
+    @abstractmethod
     def excess_after(self, counts: Ints, arriving: int) -> Floats:
         """The same after so many VMs more in each domain in turn, `(D,)`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpreadGroup(Bond):
+    """Units of which each domain may hold `at_most` VMs."""
+
+    objection: ClassVar[str] = "forbids it beside the VMs there"
+    at_most: int
+
+    @override
+    def excess_of(self, counts: Ints) -> float:
+        """VMs too many, summed over domains."""
+        return float(np.maximum(counts - self.at_most, 0).sum())
+
+    @override
+    def excess_after(self, counts: Ints, arriving: int) -> Floats:
         extra = np.maximum(counts + arriving - self.at_most, 0)
         extra -= np.maximum(counts - self.at_most, 0)
         return np.asarray(self.excess_of(counts) + extra, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TogetherGroup:
+class TogetherGroup(Bond):
     """Units that belong in one domain."""
 
     objection: ClassVar[str] = "forbids it apart from the others"
-    """What the rule has against a move, for people."""
-    rule: str
-    hard: bool
-    weight: float
-    members: Mapping[int, int]
-    domain: Ints
-    domain_count: int
 
-    def counts(self, x: Ints) -> Ints:
-        """VMs of the group in each domain."""
-        return _counts(self.members, self.domain, self.domain_count, x)
-
-    def excess(self, x: Ints) -> float:
-        """VMs outside the domain that holds most of them."""
-        return self.excess_of(self.counts(x))
-
+    @override
     def excess_of(self, counts: Ints) -> float:
-        """The same for given numbers of VMs per domain."""
+        """VMs outside the domain that holds most of them."""
         return float(counts.sum() - counts.max())
 
+    @override
     def excess_after(self, counts: Ints, arriving: int) -> Floats:
-        """The same after so many VMs more in each domain in turn, `(D,)`."""
         most = np.maximum(counts + arriving, counts.max())
         return np.asarray(counts.sum() + arriving - most, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PresenceGroup:
+class PresenceGroup(Bond):
     """Units that have to be in at least so many domains."""
 
     objection: ClassVar[str] = "needs it where it is"
-    """What the rule has against a move, for people."""
-    rule: str
-    hard: bool
-    weight: float
-    members: Mapping[int, int]
-    domain: Ints
-    domain_count: int
     at_least: int
     """No more than the group has VMs."""
 
-    def counts(self, x: Ints) -> Ints:
-        """VMs of the group in each domain."""
-        return _counts(self.members, self.domain, self.domain_count, x)
-
-    def excess(self, x: Ints) -> float:
-        """Domains that are missing."""
-        return self.excess_of(self.counts(x))
-
+    @override
     def excess_of(self, counts: Ints) -> float:
-        """The same for given numbers of VMs per domain."""
+        """Domains that are missing."""
         return float(max(0, self.at_least - int(np.count_nonzero(counts))))
 
+    @override
     def excess_after(self, counts: Ints, arriving: int) -> Floats:
-        """The same after so many VMs more in each domain in turn, `(D,)`."""
         present = np.count_nonzero(counts) + (counts == 0)
         return np.asarray(np.maximum(0.0, self.at_least - present), float)
 
@@ -156,36 +147,21 @@ def _group(
     """The group, unless it is so small that nothing can break the rule."""
     domain, domain_count = places
     vms = sum(members.values())
+    bound: Mapping[str, Any] = {
+        "rule": rule.name,
+        "hard": rule.hard,
+        "weight": rule.weight,
+        "members": members,
+        "domain": domain,
+        "domain_count": domain_count,
+    }
     match rule:
         case Spread() if vms > rule.at_most:
-            yield SpreadGroup(
-                rule=rule.name,
-                hard=rule.hard,
-                weight=rule.weight,
-                members=members,
-                domain=domain,
-                domain_count=domain_count,
-                at_most=rule.at_most,
-            )
+            yield SpreadGroup(**bound, at_most=rule.at_most)
         case Together() if len(members) > 1:
-            yield TogetherGroup(
-                rule=rule.name,
-                hard=rule.hard,
-                weight=rule.weight,
-                members=members,
-                domain=domain,
-                domain_count=domain_count,
-            )
+            yield TogetherGroup(**bound)
         case Presence() if min(rule.at_least, vms) > 1:
-            yield PresenceGroup(
-                rule=rule.name,
-                hard=rule.hard,
-                weight=rule.weight,
-                members=members,
-                domain=domain,
-                domain_count=domain_count,
-                at_least=min(rule.at_least, vms),
-            )
+            yield PresenceGroup(**bound, at_least=min(rule.at_least, vms))
 
 
 def indivisible(snapshot: Snapshot, rules: Iterable[Together]) -> Mapping[VmId, VmId]:
@@ -214,9 +190,3 @@ def _domains(snapshot: Snapshot, hosts: Sequence[Host], over: Domain) -> tuple[I
     index: dict[str, int] = {}
     found = [index.setdefault(snapshot.domain_of(host, over), len(index)) for host in hosts]
     return np.array(found, np.intp), len(index)
-
-
-def _counts(members: Mapping[int, int], domain: Ints, domain_count: int, x: Ints) -> Ints:
-    units = np.fromiter(members, np.intp, len(members))
-    weights = np.fromiter(members.values(), float, len(members))
-    return np.bincount(domain[x[units]], weights, domain_count).astype(np.intp)

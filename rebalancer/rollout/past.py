@@ -109,27 +109,23 @@ class Past(JournalPart):
         self, since: datetime, cluster: str, policy: str | None = None
     ) -> tuple[Move, ...]:
         """VMs that were moved since an instant, by one policy or by any, oldest first."""
-        table, rollout = tables.migrations, tables.rollouts
+        table = tables.migrations
         query = (
-            sa.select(table)
-            .join(rollout, rollout.c.id == table.c.rollout)
-            .where(rollout.c.cluster == cluster)
+            _migrations_in(cluster)
             .where(table.c.state == MigrationState.COMPLETE, table.c.changed_at >= as_text(since))
             .order_by(table.c.changed_at)
         )
         if policy is not None:
-            query = query.where(rollout.c.policy == policy)
+            query = query.where(tables.rollouts.c.policy == policy)
         with self._reading() as db:
             rows = [migration_from(row) for row in db.execute(query)]
         return tuple(move_from(row) for row in rows)
 
     def setbacks_since(self, since: datetime, cluster: str) -> tuple[Setback, ...]:
         """Migrations that failed since an instant, oldest first."""
-        table, rollout = tables.migrations, tables.rollouts
+        table = tables.migrations
         query = (
-            sa.select(table)
-            .join(rollout, rollout.c.id == table.c.rollout)
-            .where(rollout.c.cluster == cluster)
+            _migrations_in(cluster)
             .where(table.c.state.in_(FAILED), table.c.changed_at >= as_text(since))
             .order_by(table.c.changed_at)
         )
@@ -139,11 +135,9 @@ class Past(JournalPart):
 
     def completed(self, cluster: str, limit: int) -> tuple[MigrationRow, ...]:
         """The migrations that came to their end as planned, newest first."""
-        table, rollout = tables.migrations, tables.rollouts
+        table = tables.migrations
         query = (
-            sa.select(table)
-            .join(rollout, rollout.c.id == table.c.rollout)
-            .where(rollout.c.cluster == cluster)
+            _migrations_in(cluster)
             .where(table.c.state == MigrationState.COMPLETE)
             .order_by(table.c.changed_at.desc())
             .limit(limit)
@@ -153,13 +147,17 @@ class Past(JournalPart):
 
     def ended_since(self, since: datetime, cluster: str) -> tuple[MigrationRow, ...]:
         """The migrations that ended since an instant, whichever way, oldest first."""
-        table, rollout = tables.migrations, tables.rollouts
+        table = tables.migrations
         query = (
-            sa.select(table)
-            .join(rollout, rollout.c.id == table.c.rollout)
-            .where(rollout.c.cluster == cluster)
+            _migrations_in(cluster)
             .where(table.c.state.in_(ENDED_STATES), table.c.changed_at >= as_text(since))
             .order_by(table.c.changed_at)
         )
         with self._reading() as db:
             return tuple(migration_from(row) for row in db.execute(query))
+
+
+def _migrations_in(cluster: str) -> sa.Select[Any]:
+    table, rollout = tables.migrations, tables.rollouts
+    query = sa.select(table).join(rollout, rollout.c.id == table.c.rollout)
+    return query.where(rollout.c.cluster == cluster)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Self
 
 import sqlalchemy as sa
 
 from rebalancer.cluster.inventory import HostId
 from rebalancer.rollout import tables
-from rebalancer.rollout.database import Database
 from rebalancer.rollout.rows import as_instant, as_text
+from rebalancer.service.journal_table import JournalTable
 from rebalancer.service.stability import PastCycle
 
 KEPT_DAYS = 30
@@ -34,22 +33,8 @@ class CycleRecord:
     """What later cycles have to know of it."""
 
 
-class CycleHistory:
+class CycleHistory(JournalTable):
     """The table of cycles. Use it from one thread."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @classmethod
-    def open(cls, url: str) -> Self:
-        """Open the history at the journal's SQLAlchemy URL; `JournalError` if that cannot be."""
-        return cls(Database.open(url))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._database.close()
 
     def add(self, record: CycleRecord) -> None:
         """Keep what a cycle came to, and throw away what is too old to matter."""

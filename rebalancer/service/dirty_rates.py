@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Self
 
 import sqlalchemy as sa
 
@@ -19,10 +18,10 @@ from rebalancer.collect.sources import DirtyRate, DirtyRateProbe
 from rebalancer.planning.calibration import NEWEST
 from rebalancer.planning.witnessed import written_at_least
 from rebalancer.rollout import tables
-from rebalancer.rollout.database import Database
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.rows import as_instant, as_text
 from rebalancer.service.config_format import DirtyRateSettings
+from rebalancer.service.journal_table import JournalTable
 from rebalancer.service.wording import count_text, seconds_text
 
 TOO_LOW_RATIO = 0.5
@@ -34,22 +33,8 @@ OLD_ERROR_RATIO = 0.5
 """How uncertain a rate counts as that was measured a while ago, as a share of it."""
 
 
-class RememberedRates:
+class RememberedRates(JournalTable):
     """The table of dirty rates. Use it from one thread."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @classmethod
-    def open(cls, url: str) -> Self:
-        """Open it at the journal's SQLAlchemy URL; `JournalError` if that cannot be."""
-        return cls(Database.open(url))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._database.close()
 
     def keep(self, cluster: str, measured: Mapping[VmId, DirtyRate], *, oldest: datetime) -> None:
         """Remember rates in place of what was known of these VMs; forget what is too old."""

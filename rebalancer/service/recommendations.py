@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 
 from rebalancer.cluster.plan import Plan
 from rebalancer.errors import PlanRefusedError, UsageError
 from rebalancer.rollout import tables
-from rebalancer.rollout.database import Database
 from rebalancer.rollout.rows import as_instant, as_text
+from rebalancer.service.journal_table import JournalTable
 from rebalancer.service.plan_file import plan_to_json
 
 APPROVAL_LASTS = timedelta(hours=1)
@@ -58,22 +58,8 @@ class Recommendation:
         return abs(now - self.approved_at) <= APPROVAL_LASTS
 
 
-class Recommendations:
+class Recommendations(JournalTable):
     """The table of recommended plans. Use it from one thread."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @classmethod
-    def open(cls, url: str) -> Self:
-        """Open it at the journal's SQLAlchemy URL; `JournalError` if that cannot be."""
-        return cls(Database.open(url))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._database.close()
 
     def keep(self, policy: str, plan: Plan, now: datetime) -> None:
         """Keep a plan that was recommended, and throw away what nobody will approve any more."""
