@@ -146,12 +146,13 @@ def _asleep(mark: PowerMark, sight: PowerSight, now: datetime) -> PowerMark | No
 def _waking(
     mark: PowerMark, sight: PowerSight, now: datetime, patience_seconds: float
 ) -> PowerMark | None:
-    if sight.answers:
-        if sight.power is PowerState.OFF:
-            return _into(mark, Phase.QUARANTINED, now, _CONTRADICTION)
+    """Power and libvirt are asked one after the other, so that they may contradict for a while."""
+    if sight.answers and sight.power is not PowerState.OFF:
         return None
     if not is_late(mark, now, patience_seconds):
         return mark
+    if sight.answers:
+        return _into(mark, Phase.QUARANTINED, now, _CONTRADICTION)
     if sight.power is PowerState.OFF and not mark.told:
         # Whoever wrote the mark died before the command got there: it sleeps on.
         return _into(mark, Phase.ASLEEP, now, "nobody told it to wake")

@@ -87,6 +87,17 @@ def test_nobody_waits_for_ever(mark: PowerMark, sight: PowerSight) -> None:
         assert after is None or after.phase in (Phase.ASLEEP, Phase.QUARANTINED)
 
 
+@given(mark=marks, guests=guests, age=st.floats(0, 299))
+def test_a_host_on_its_way_up_that_answers_before_it_is_said_to_be_on_is_looked_at_again(
+    mark: PowerMark, guests: Census | NoCensus, age: float
+) -> None:
+    """Power is asked first: the host may have come up between the two questions."""
+    waking = replace(mark, phase=Phase.WAKING)
+    sight = PowerSight(power=PowerState.OFF, guests=guests)
+
+    assert next_mark(waking, sight, NOON + timedelta(seconds=age), TIMES) == waking
+
+
 machines = st.builds(
     Machine,
     boots=st.booleans(),
