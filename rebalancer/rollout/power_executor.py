@@ -79,10 +79,19 @@ class PowerTools:
 
 
 def wake(host: HostId, tools: PowerTools, against: Sequence[str] = ()) -> PowerOutcome:
-    """Switch a host on and wait until its libvirt answers; if it does not, quarantine it."""
+    """Switch a host on and wait until its libvirt answers; if it does not, quarantine it.
+
+    The libvirt of a host that shuts down answers almost to the end. So one that was, or may have
+    been, told to sleep is waited for: awake is one that did not go, or that has come back.
+    """
     if against:
         return _left_alone(host, PowerAction.WAKE, against)
     before = tools.mark(host)
+    if before is not None and before.phase is Phase.FALLING_ASLEEP:
+        fallen = _awaited(host, PowerAction.WAKE, tools)
+        before = tools.mark(host)
+        if before is None or before.phase is not Phase.ASLEEP:
+            return fallen
     mark = PowerMark(
         host=host,
         phase=Phase.WAKING,

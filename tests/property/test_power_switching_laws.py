@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rebalancer.cluster.demand import Demand
@@ -111,6 +111,20 @@ machines = st.builds(
 
 
 @settings(max_examples=40)
+@example(
+    machine=Machine(
+        boots=False,
+        shuts_down=True,
+        takes_commands=True,
+        tells_power=True,
+        libvirt_hangs=False,
+        guests=[],
+        busy=[],
+    ),
+    acts=["sleep", "wake", "start"],
+    dies_at=4,
+    cuts=False,
+)
 @given(
     machine=machines,
     acts=st.lists(st.sampled_from(["sleep", "wake", "settle", "wait", "start"]), max_size=6),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from rebalancer.cluster.inventory import HostId
 from rebalancer.errors import LockHeldError
-from rebalancer.rollout.power import CutPower, Sleep
+from rebalancer.rollout.power import CutPower, Sleep, Wake
 from rebalancer.rollout.power_executor import note_asleep, settle, sleep, wake
 from tests.builders import GIB, a_host
 from tests.machines import Crash, Machine, Room, a_room
@@ -98,6 +99,39 @@ def test_waking_it_by_hand_ends_a_quarantine(tmp_path: Path) -> None:
 
         assert wake(H1, room.tools()).done
         assert room.phase("h1") == "awake"
+
+
+def test_a_host_that_may_be_shutting_down_is_not_taken_for_awake(tmp_path: Path) -> None:
+    """Its libvirt answers until it is off, and what is placed on it then goes down with it."""
+    with a_room(tmp_path, h1=Machine()) as room:
+
+        def die_after_the_command(moment: str) -> None:
+            if moment == "after Sleep":
+                raise Crash
+
+        room.machines.before_each = die_after_the_command
+        with suppress(Crash):
+            sleep(a_host("h1"), room.tools(), nothing_against)
+
+        assert wake(H1, room.tools()).done
+        assert room.machines["h1"].is_on
+        assert room.machines.told == [Sleep(host=H1), Wake(host=H1)]
+
+
+def test_a_host_that_was_never_told_to_sleep_is_awake_when_that_is_sure(tmp_path: Path) -> None:
+    with a_room(tmp_path, h1=Machine()) as room:
+
+        def die_before_the_command(moment: str) -> None:
+            if moment == "issue Sleep":
+                raise Crash
+
+        room.machines.before_each = die_before_the_command
+        with suppress(Crash):
+            sleep(a_host("h1"), room.tools(), nothing_against)
+
+        assert wake(H1, room.tools()).done
+        assert room.machines["h1"].is_on
+        assert room.machines.told == []
 
 
 def test_a_quarantined_host_is_left_alone_although_it_came_up(tmp_path: Path) -> None:
