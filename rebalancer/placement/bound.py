@@ -87,10 +87,10 @@ def relax(
 
 def strengthen(relaxation: Relaxation, *, known: float, budget: Budget) -> Relaxation:
     """Raise the bound towards the cost of a placement that is `known`, by whole units."""
-    bound = best_bound(
+    bound, duals = best_bound(
         relaxation.asked, relaxation.duals, bound=relaxation.bound, target=known, budget=budget
     )
-    return replace(relaxation, bound=max(relaxation.bound, _less_tolerance(bound)))
+    return replace(relaxation, bound=max(relaxation.bound, _less_tolerance(bound)), duals=duals)
 
 
 def _duals(asked: Asked, prices: RowPrices) -> Duals:

@@ -8,9 +8,14 @@ which ones these are is found by quick searches. At the end guards and caps them
 (Lagrangian relaxation as a heuristic: Fisher, "The Lagrangian Relaxation Method for Solving
 Integer Programming Problems", Management Science 27, 1981.)
 
-The prices then swing: up or down for a while, back to what was fair, to the guards and the cap
-themselves again. What comes back is not what went, and the better of the two is kept. That pays
-most under a cap on moves, where every move that is made shuts out another.
+What moves cost begins dear and falls to what it is by steps: what gains most for each byte is
+moved first, and the rest only completes it. Several ways to fall end in different places, of
+which the best is kept.
+
+The prices then swing: up or down for a while (what moves cost only up, where nothing caps moves),
+back to what was fair, to the guards and the cap themselves again. What comes back is not what
+went, and the better of the two is kept. That pays most under a cap on moves, where every move
+that is made shuts out another.
 (Strategic oscillation: Glover, "Heuristics for integer programming using surrogate constraints",
 Decision Sciences 8, 1977. Noising: Charon, Hudry, "The noising method", Operations Research
 Letters 14, 1993.)
@@ -18,7 +23,7 @@ Letters 14, 1993.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,14 +47,20 @@ HALVINGS = 5
 STEP = 1.4
 """How much dearer is made what is over after the search at the prices found."""
 STEPS = 4
-SWINGS, SWINGS_UNDER_CAP = 80, 240
+FALLS = (7.0, 3.0, 1.4), (20.0, 5.0, 2.0), (8.0, 4.0, 2.0), (5.0, 3.0, 1.8, 1.3)
+"""Ways for what moves cost to come down to what it is: the steps, as times of that."""
+FALLS_IN_ALL = 80
+"""How many of the ways are tried, divided by the number of hosts."""
+SWINGS, SWINGS_UNDER_CAP = 64, 240
 """Times that prices swing, if there is time: divided by the number of hosts, as a swing takes
 longer on more of them."""
 SWINGS_AT_MOST = 8
 TIMES_FAIR = 0.0, 0.3, 1.0, 3.0
 """Prices of guards that sets of few moves are tried at, relative to what was found fair."""
 AMPLITUDE = 0.7
-"""How far they do, in natural logarithms: twice as dear or half as dear at most."""
+"""How far prices swing, in natural logarithms: twice as dear or half as dear at most."""
+DEARER = 0.4, 1.8
+"""How far what moves cost does where nothing caps them: 1.5 to 6 times as dear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,8 +71,8 @@ class _Prices:
     """Of the price of a guard, for each unit of its sum."""
     move: float
     """For each unit that is away from its start."""
-    linear: float = 1.0
-    """Times what linear terms cost otherwise, such as movement."""
+    times: float = 1.0
+    """Times what terms cost otherwise that are only about what moved, such as movement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,13 +122,27 @@ class _Easing:
         descend(layout, self.uncapped, is_thorough=False)
         return layout
 
-    def search(self, prices: _Prices) -> tuple[Ints, _Prices]:
+    def falls(self, prices: _Prices) -> tuple[tuple[float, ...], ...]:
+        """The ways that what moves cost may fall, as many as there is time for on so many hosts.
+
+        Under a cap each move has a price already, and to begin with fewer finds less.
+        """
+        if prices.move > 0 or not any(linear.when_moved for _, linear in self.scale.linears):
+            return ((),)
+        return FALLS[: FALLS_IN_ALL // max(1, int(self.problem.scored.sum()))] or ((),)
+
+    def search(self, prices: _Prices, fall: Sequence[float]) -> tuple[Ints, _Prices]:
         """Search at the prices, and at higher ones where guards or caps are not kept.
 
-        Return the placement, and the prices at which it was found.
+        What moves cost comes down by the steps of `fall` before. Return the placement, and the
+        prices at which it was found.
         """
         hosts = np.flatnonzero(self.problem.scored)
-        layout = self._quick(prices)
+        dear = [replace(prices, times=times) for times in fall]
+        layout = self._quick(dear[0] if dear else prices)
+        for step in (*dear[1:], prices) if dear else ():
+            exchange_among(layout, hosts, self.uncapped)
+            layout = Layout(self.problem, layout.x, self._eased(step))
         for _ in range(STEPS):
             exchange_among(layout, hosts, self.uncapped)
             is_broken, is_over = self._is_broken(layout), self._is_over(layout)
@@ -145,8 +170,10 @@ class _Easing:
         for _ in range(times):
             if self.budget.is_spent:
                 break
-            swung = self._exchanged(best, _swung(prices, rng))
-            settled = self.settled(self._exchanged(swung, prices))
+            x = best
+            for swung in _swung(prices, rng):
+                x = self._exchanged(x, swung)
+            settled = self.settled(self._exchanged(x, prices))
             after = self.scale.cost(self.problem, settled)
             if after < cost:
                 best, cost = settled, after
@@ -210,9 +237,12 @@ def search_eased(
     """
     easing = _Easing(problem=problem, scale=scale, x=x, likely=likely, budget=budget)
     if scale.guards or budget.moves is not None:
-        eased, prices = easing.search(easing.prices())
+        fair = easing.prices()
+        fallen = [easing.search(fair, fall) for fall in easing.falls(fair)]
+        ended = [(easing.settled(eased), prices) for eased, prices in fallen]
+        best, prices = min(ended, key=lambda one: scale.cost(problem, one[0]))
         times = easing.swings(prices) if swings is None else swings
-        found = [easing.swing(easing.settled(eased), prices, times)]
+        found = [easing.swing(best, prices, times), *(settled for settled, _ in ended)]
         if (few := easing.best_of_few(prices)) is not None:
             found += [easing.settled(few), few]
     else:
@@ -251,18 +281,20 @@ def _eased(tier: Tier, prices: _Prices) -> Tier:
         for guard in tier.guards
     )
     linears = tuple(
-        replace(linear, factor=linear.factor * prices.linear) for linear in tier.linears
+        replace(linear, factor=linear.factor * prices.times) if linear.when_moved else linear
+        for linear in tier.linears
     )
     return replace(tier, curves=(*tier.curves, *curves), guards=(), linears=linears)
 
 
-def _swung(prices: _Prices, rng: np.random.Generator) -> _Prices:
-    guard, move, linear = np.exp(rng.uniform(-AMPLITUDE, AMPLITUDE, 3)).tolist()
-    return _Prices(
-        guard_share=prices.guard_share * guard,
-        move=prices.move * move,
-        linear=prices.linear * linear,
-    )
+def _swung(prices: _Prices, rng: np.random.Generator) -> tuple[_Prices, ...]:
+    """Other prices, and those on the way back from them."""
+    guard, move, times = np.exp(rng.uniform(-AMPLITUDE, AMPLITUDE, 3)).tolist()
+    others = _Prices(guard_share=prices.guard_share * guard, move=prices.move * move, times=times)
+    if prices.move > 0:
+        return (others,)
+    dearer = float(np.exp(rng.uniform(*DEARER)))
+    return replace(others, times=dearer), replace(prices, times=float(np.sqrt(dearer)))
 
 
 def _charging_for_moves(problem: PlacementProblem, budget: Budget, price: float) -> Tier:

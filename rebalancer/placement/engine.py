@@ -67,11 +67,13 @@ def improve_tier(
     is_bound_global: bool,
     budget: Budget,
     seed: int,
+    is_proving: bool = True,
 ) -> Result:
     """Improve the last of `tiers` without making the goal tiers before it any worse.
 
     `is_bound_global` says that every placement to be compared with keeps the limits that `x`
-    keeps, so that what the whole program proves holds for all of them.
+    keeps, so that what the whole program proves holds for all of them. Without `is_proving` no
+    time is spent on a better bound.
     """
     scale = scale_of(tiers, TIER_RATIO)
     can_be_proved = len(tiers) == 1 and is_bound_global
@@ -122,7 +124,9 @@ def improve_tier(
     def stronger() -> Relaxation | None:
         part = _share(budget, WHOLE_SHARE if whole_choices(problem, best) else PARTS_SHARE)
         known = tiers[-1].cost(problem, best)
-        return relaxation and strengthen(relaxation, known=known, budget=part)
+        if relaxation is None or not is_proving:
+            return relaxation
+        return strengthen(relaxation, known=known, budget=part)
 
     relaxation, (answer, proved) = both_at_once(
         budget.workers, stronger, lambda: _programs(problem, scale, best, budget, seed)

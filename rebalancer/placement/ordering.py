@@ -53,6 +53,11 @@ def make_orderable(
     return safe if is_better and _keeps_together(problem, safe) else problem.start
 
 
+def needs_parking(problem: PlacementProblem, x: Ints) -> bool:
+    """Whether some moves wait for each other."""
+    return bool(stuck_moves(problem, x).any())
+
+
 def _keeps_together(problem: PlacementProblem, x: Ints) -> bool:
     """Whether no group that must be together is farther apart than at the start."""
     return all(

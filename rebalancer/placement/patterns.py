@@ -84,6 +84,7 @@ class Pattern:
 class Judged:
     """What given prices come to."""
 
+    duals: Duals
     bound: float
     patterns: tuple[Pattern, ...]
 
@@ -124,7 +125,9 @@ class Hosts:
             for host in range(asked.problem.host_count)
         ]
         return Judged(
-            bound=bound + sum(pattern.bound for pattern in patterns), patterns=tuple(patterns)
+            duals=duals,
+            bound=bound + sum(pattern.bound for pattern in patterns),
+            patterns=tuple(patterns),
         )
 
     def _ask(self, host: int, duals: Duals, *, by_parts: bool) -> Pattern:
@@ -230,20 +233,22 @@ class _Cost:
         return value, slope
 
 
-def best_bound(asked: Asked, duals: Duals, *, bound: float, target: float, budget: Budget) -> float:
+def best_bound(
+    asked: Asked, duals: Duals, *, bound: float, target: float, budget: Budget
+) -> tuple[float, Duals]:
     """Improve the bound by whole units, until time is up or it does not rise any more.
 
-    `target` is a cost that some placement is known to have.
+    `target` is a cost that some placement is known to have. Return the bound and the best prices
+    that were seen, from which another search for a better one may go on.
     """
     plane = asked.plane
     if plane is None or target <= bound:
-        return bound
+        return bound, duals
     most = REGRET_AT_MOST * (target - bound) / max(1, int(asked.problem.scored.sum()))
     hosts = Hosts(asked, plane, most)
-    best = bound
-    for judged in _ascent(hosts, asked, duals, target, budget):
-        best = max(best, judged.bound)
-    return best
+    seen = list(_ascent(hosts, asked, duals, target, budget))
+    best = max(seen, key=lambda judged: judged.bound, default=None)
+    return (bound, duals) if best is None else (max(bound, best.bound), best.duals)
 
 
 ROUNDS = 60

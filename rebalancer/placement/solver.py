@@ -32,7 +32,7 @@ from rebalancer.placement.objectives import (
     find_tiers,
     is_necessary,
 )
-from rebalancer.placement.ordering import is_reachable, make_orderable
+from rebalancer.placement.ordering import is_reachable, make_orderable, needs_parking
 from rebalancer.placement.problem import (
     PlacementProblem,
     allowance_beside,
@@ -134,7 +134,14 @@ class _Found:
     """`(U,)`: units that may move although they are beyond what a plan may move."""
 
 
-def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, seed: int) -> _Found:
+def _search(
+    problem: PlacementProblem,
+    tiers: Sequence[Tier],
+    budget: Budget,
+    seed: int,
+    *,
+    is_proving: bool = True,
+) -> _Found:
     if not problem.receives.any():
         none = np.zeros(problem.unit_count, bool)
         return _Found(x=problem.start, needed=problem.start, bounds={}, relaxations={}, exempt=none)
@@ -157,6 +164,7 @@ def _search(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget, se
             is_bound_global=is_complete,
             budget=budget,
             seed=seed,
+            is_proving=is_proving,
         )
         bounds[tier.number] = result.bound
         if result.relaxation is not None:
@@ -229,11 +237,12 @@ def _settled(
         echo_problem, echo_tiers = echo_case.problem_and_tiers()
         left = ECHO_SHARE * case.budget.left()
         part = replace(case.budget, ends_at=case.budget.clock() + left)
-        echo = _search(echo_problem, echo_tiers, part, case.seed)
+        # Only the placement is wanted: its bound would be one on what is left after the first.
+        echo = _search(echo_problem, echo_tiers, part, case.seed, is_proving=False)
         x = _in_terms_of(problem, echo_problem.assignment(echo.x))
         if x is None or not _is_better(problem, tiers, found.x, x):
             break
-        if _moves_too_much(problem, found.exempt, x) or not is_reachable(problem, x):
+        if _moves_too_much(problem, found.exempt, x) or not _is_as_easy(problem, found.x, x):
             break
         if not is_restartable(problem, x):
             break
@@ -263,6 +272,13 @@ def _proved(
     part = replace(budget, ends_at=min(budget.ends_at, ends_at))
     stronger = strengthen(relaxation, known=after, budget=part)
     return replace(found, bounds={**found.bounds, tier.number: max(bound, stronger.bound)})
+
+
+def _is_as_easy(problem: PlacementProblem, before: Ints, x: Ints) -> bool:
+    """Whether there is a way to `x`, and one without parking where there is one to `before`."""
+    if not needs_parking(problem, x):
+        return True
+    return needs_parking(problem, before) and is_reachable(problem, x)
 
 
 def _is_half_spent(case: _Case) -> bool:

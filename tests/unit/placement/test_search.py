@@ -18,7 +18,7 @@ from rebalancer.placement.local_search import best_move_off, descend, improve, s
 from rebalancer.placement.model import Model, Row
 from rebalancer.placement.neighbourhood import improve_by_programs
 from rebalancer.placement.objectives import find_tiers
-from rebalancer.placement.ordering import stuck_moves
+from rebalancer.placement.ordering import needs_parking, stuck_moves
 from rebalancer.placement.problem import PlacementProblem, Resource
 from rebalancer.placement.program import Limits, solve_program
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
@@ -240,6 +240,7 @@ def test_moves_in_a_ring_are_stuck_and_moves_in_a_row_are_not() -> None:
     problem = problem_of(a_snapshot(hosts, vms))
 
     assert stuck_moves(problem, np.array([1, 0])).all()
+    assert needs_parking(problem, np.array([1, 0]))
     assert not stuck_moves(problem, np.array([1, 2])).any()
 
 
