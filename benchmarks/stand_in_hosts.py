@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rebalancer.collect.hypervisor import DomainRecord, Stats
 from rebalancer.collect.observations import LibvirtHost
@@ -44,9 +44,22 @@ _DISK = """<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
 <source file='/mnt/vms/{name}-{target}.qcow2'/><target dev='{target}' bus='virtio'/></disk>"""
 _PORT = """<controller type='pci' index='{index}' model='pcie-root-port'>
 <target chassis='{index}' port='0x{index:x}'/></controller>"""
+_PORTS = "".join(_PORT.format(index=index) for index in range(1, 9))
 _POOL = """<pool type='netfs'><name>vms</name><source><host name='filer'/>
 <dir path='/export/vms'/><format type='nfs'/></source>
 <target><path>/mnt/vms</path></target></pool>"""
+
+
+def _definition(name: str) -> str:
+    """Written each time: libvirt's answer is not kept by anybody either."""
+    return _DOMAIN.format(
+        number=1,
+        name=name,
+        uuid=f"uuid-{name}",
+        memory=4 * GIB_IN_KIB,
+        disks="".join(_DISK.format(name=name, target=disk) for disk in ("vda", "vdb")),
+        ports=_PORTS,
+    )
 
 
 @dataclass
@@ -56,21 +69,10 @@ class StandInHost:
     name: str
     vms: int
     latency_seconds: float
-    _xml: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Write the definitions once; libvirt does not count towards the measurement."""
-        ports = "".join(_PORT.format(index=index) for index in range(1, 9))
-        for number in range(self.vms):
-            name = f"{self.name}-vm{number}"
-            self._xml[name] = _DOMAIN.format(
-                number=number,
-                name=name,
-                uuid=f"uuid-{name}",
-                memory=4 * GIB_IN_KIB,
-                disks="".join(_DISK.format(name=name, target=disk) for disk in ("vda", "vdb")),
-                ports=ports,
-            )
+    @property
+    def _names(self) -> list[str]:
+        return [f"{self.name}-vm{number}" for number in range(self.vms)]
 
     def _wait(self, calls: int = 1) -> None:
         if self.latency_seconds:
@@ -133,8 +135,8 @@ class StandInHost:
     def domains(self) -> Sequence[DomainRecord]:
         self._wait(LISTS_OF_DOMAINS + FOR_EACH_DOMAIN * self.vms)
         return [
-            DomainRecord(uuid=f"uuid-{name}", name=name, is_active=True, xml=xml)
-            for name, xml in self._xml.items()
+            DomainRecord(uuid=f"uuid-{name}", name=name, is_active=True, xml=_definition(name))
+            for name in self._names
         ]
 
     def stats(self, *, with_details: bool) -> Mapping[str, Stats]:
@@ -150,7 +152,7 @@ class StandInHost:
                 "balloon.maximum": 4 * GIB_IN_KIB,
                 "balloon.rss": 3 * GIB_IN_KIB,
             }
-            for name in self._xml
+            for name in self._names
         }
 
     def disk_bytes(self, uuid: str, target: str) -> int:

@@ -2,7 +2,18 @@
 
 import sys
 
-from rebalancer.service.cli import program
+from rebalancer.errors import ExitCode
+
+
+def program() -> int:
+    """Load the command, which takes a moment, and run it; an interruption leaves no trace of it."""
+    try:
+        from rebalancer.service import cli
+
+        return cli.program()
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
 
 if __name__ == "__main__":
     sys.exit(program())

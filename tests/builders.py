@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import Host, HostId, Link, Site, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import (
     Goal,
@@ -38,6 +39,25 @@ def a_vm(name: str = "vm1", on: str = "h1", **changed: Any) -> Vm:
         "working_set_bytes": 64 * MIB,
     }
     return Vm(id=VmId(name), name=name, host=HostId(on), **(facts | changed))
+
+
+IMAGES = "/var/lib/libvirt/images"
+"""Where disks are that only their host reaches."""
+
+
+def a_disk(target: str = "vda", capacity_bytes: int = 20 * GIB, **changed: Any) -> LocalDisk:
+    """A qcow2 file of a host's own."""
+    facts: dict[str, Any] = {"path": f"{IMAGES}/{target}.qcow2", "format": "qcow2"}
+    return LocalDisk(target=target, capacity_bytes=capacity_bytes, **(facts | changed))
+
+
+def with_disks(*disks: LocalDisk, writes: float | None = 0.0) -> dict[str, Any]:
+    """What `a_vm` has to be told of local disks, and of what is written to them a second."""
+    return {
+        "local_disks": disks,
+        "local_disk_bytes": sum(disk.capacity_bytes for disk in disks),
+        "disk_write_bytes_per_second": writes,
+    }
 
 
 def a_snapshot(

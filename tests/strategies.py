@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import (
     Host,
     HostId,
@@ -67,6 +68,16 @@ _NUMA_NODES = st.builds(
 )
 _DEVICES = st.dictionaries(_NAMES, st.integers(0, 3), max_size=2)
 
+_LOCAL_DISKS = st.builds(
+    LocalDisk,
+    target=_NAMES,
+    capacity_bytes=_BYTES,
+    path=st.just("/var/lib/libvirt/images/a.qcow2"),
+    format=st.sampled_from(["qcow2", "raw"]),
+    allocated_bytes=st.none() | _BYTES,
+    obstacle=st.sampled_from(["", "it is encrypted"]),
+)
+
 _HOST_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "cpu_cores": st.floats(0.1, 1024.0),
@@ -92,6 +103,7 @@ _HOST_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
         "numa_nodes": st.lists(_NUMA_NODES, max_size=2).map(tuple),
         "hugepages": st.lists(_HUGEPAGES, max_size=2).map(tuple),
         "devices": _DEVICES,
+        "disk_pools": st.dictionaries(_NAMES, _BYTES, max_size=2),
         "tsc_hertz": st.floats(1e9, 5e9),
         "tsc_scales": st.booleans(),
     },
@@ -113,6 +125,8 @@ _VM_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
         "storage": _NAME_SETS,
         "networks": _NAME_SETS,
         "local_disk_bytes": _BYTES,
+        "local_disks": st.lists(_LOCAL_DISKS, max_size=2).map(tuple),
+        "disk_write_bytes_per_second": _AMOUNTS,
         "cpu_model": _NAMES,
         "cpu_features": _NAME_SETS,
         "arch": st.sampled_from(["x86_64", "aarch64"]),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rebalancer.cluster.amounts import bytes_text
-from rebalancer.cluster.inventory import Host, NumaNode, Vm
+from rebalancer.cluster.disks import copy_obstacles
+from rebalancer.cluster.inventory import Host, NumaNode, Vm, VmState
 
 HOST_CPU = "host-passthrough"
 
@@ -17,18 +18,18 @@ TSC_TOLERANCE = 250e-6
 """Frequencies closer than this are the same to KVM and libvirt (250 parts per million)."""
 
 
-def misfits(vm: Vm, source: Host, target: Host) -> tuple[str, ...]:
+def misfits(vm: Vm, source: Host, target: Host, *, copies_disks: bool = False) -> tuple[str, ...]:
     """Say in words everything that keeps `vm`, now on `source`, from running on `target`.
 
-    Nothing keeps a VM from running where it is.
+    Nothing keeps a VM from running where it is. `copies_disks`: disks that only its present host
+    reaches may be copied to the target.
     """
-    return () if target.id == source.id else tuple(_misfits(vm, source, target))
+    return () if target.id == source.id else tuple(_misfits(vm, source, target, copies_disks))
 
 
-def _misfits(vm: Vm, source: Host, host: Host) -> Iterator[str]:
+def _misfits(vm: Vm, source: Host, host: Host, copies_disks: bool) -> Iterator[str]:
     if vm.local_disk_bytes:
-        size = bytes_text(vm.local_disk_bytes)
-        yield f"{size} of its disks are reached by its present host only"
+        yield from _disk_misfits(vm, host, copies_disks)
     if vm.arch and host.arch and vm.arch != host.arch:
         yield f"its architecture is {vm.arch}, the host's is {host.arch}"
     yield from _cpu_misfits(vm, source, host)
@@ -48,6 +49,19 @@ def _misfits(vm: Vm, source: Host, host: Host) -> Iterator[str]:
     if vm.vcpus > host.cpu_cores and vm.numa_nodes:
         yield f"it has {vm.vcpus} pinned vCPUs, the host {host.cpu_cores:g} cores"
     yield from _memory_misfits(vm, host)
+
+
+def _disk_misfits(vm: Vm, host: Host, copies_disks: bool) -> Iterator[str]:
+    against = list(copy_obstacles(vm.local_disks, vm.local_disk_bytes, host.disk_pools))
+    if vm.state not in (VmState.RUNNING, VmState.PAUSED):
+        against.append(f"it is {vm.state}, and local disks are copied only while a VM runs")
+    if copies_disks:
+        yield from against
+        return
+    size = bytes_text(vm.local_disk_bytes)
+    # What would not help is not advised.
+    way_out = "" if against else "; `migration: {local_disks: true}` would let them be copied"
+    yield f"{size} of its disks are reached by its present host only{way_out}"
 
 
 def _cpu_misfits(vm: Vm, source: Host, host: Host) -> Iterator[str]:

@@ -18,6 +18,8 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+from rebalancer.cluster.disks import LocalDisk
+
 VmId = NewType("VmId", str)
 """A libvirt UUID (any unique text in a hand-made snapshot). Names are for people."""
 
@@ -171,6 +173,9 @@ class Host:
     max_watts: float | None = None
     numa_nodes: tuple[NumaNode, ...] | None = None
     hugepages: tuple[HugepagePool, ...] = ()
+    disk_pools: Mapping[str, int] | None = None
+    """Bytes that are free in each folder of its own that a storage pool is active for. `None`:
+    nobody can tell; then no disks are copied there."""
     devices: Mapping[str, int] = _NONE
     """How many devices of each pool there are for VMs: virtual functions of a network card, say,
     or virtual GPUs of one type. Those in use count."""
@@ -215,6 +220,10 @@ class Vm:
     networks: frozenset[str] = frozenset()
     local_disk_bytes: int = 0
     """Bytes of disks that only its present host can reach."""
+    local_disks: tuple[LocalDisk, ...] = ()
+    """Those disks one by one, as far as they are known; they can be copied if all are."""
+    disk_write_bytes_per_second: float | None = None
+    """What it writes to them. `None` is unknown, which is not the same as zero."""
     cpu_model: str | None = None
     """Model it sees; `host-passthrough` needs a host of the same model."""
     cpu_features: frozenset[str] = frozenset()
@@ -237,6 +246,8 @@ class Vm:
     """A migration out of its host is under way, whoever began it."""
     migrating_to: HostId | None = None
     """The host on which its incoming copy was seen; `None`: on none that was asked."""
+    migrating_bytes_per_second: float | None = None
+    """What that migration takes of the network, as the source says; `None`: it does not say."""
     autostart: bool = False
     persistent: bool = True
     allowed_modes: frozenset[Mode] | None = None
@@ -248,6 +259,11 @@ class Vm:
     def is_active(self) -> bool:
         """Whether it holds CPU and memory of its host."""
         return self.state in ACTIVE_VM_STATES
+
+    @property
+    def moved_bytes(self) -> int:
+        """What a plan that moves it is counted as moving: its memory if it runs, its own disks."""
+        return (self.memory_bytes if self.is_active else 0) + self.local_disk_bytes
 
     @property
     def can_move(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.explanation import Explanation
 from rebalancer.cluster.inventory import Assignment, HostId, HostState, Mode, VmId
 from rebalancer.cluster.rules import Violation
@@ -194,6 +195,13 @@ class Migration:
     saved_to: str = ""
     """Cold: the shared storage through which the guest's memory goes, so that it does not boot
     anew; empty: it is shut down and started."""
+    disks: tuple[LocalDisk, ...] = ()
+    """Disks that only the source reaches, and that are copied to the target before its memory."""
+
+    @property
+    def disk_bytes(self) -> int:
+        """The size of the disks that are copied."""
+        return sum(disk.capacity_bytes for disk in self.disks)
 
 
 class PowerAction(StrEnum):

@@ -38,6 +38,9 @@ class MovementMeasure(StrEnum):
 
     LINK_SECONDS = "link_seconds"
     """How long it keeps the slowest link on its way busy, dirtied pages included."""
+    DISTURBANCE = "disturbance"
+    """That it is moved at all, and for how long, a quarter each; and half what it does meanwhile,
+    by the CPU that it uses now: on its way a VM runs slower."""
     MEMORY = "memory"
     """The memory of the VM, wherever it goes."""
     COUNT = "count"
@@ -196,7 +199,8 @@ class Limits:
     migrations_ratio: float | None = None
     """The same as a share of the VMs that the policy looks after; the smaller of the two counts."""
     moved_bytes: int | None = None
-    """Memory of the VMs that one plan moves; drains and repairs are not held to it."""
+    """Memory, and local disks, of the VMs that one plan moves; drains and repairs are not held
+    to it."""
     moves_out_of_host: int | None = None
     """Moves off any one host in one plan."""
     moves_into_host: int | None = None
@@ -245,6 +249,8 @@ class MigrationPermissions:
     that hosts call it; `None`: guests that are moved cold are shut down."""
     save_bytes_per_second: float = 100.0 * 1024 * 1024
     """What that storage writes, and reads back: 1 GbE carries 112 MiB/s."""
+    local_disks: bool = False
+    """Whether VMs may be moved that have disks only their host reaches: these are copied first."""
     windows: tuple[Window, ...] = ()
     """The hours in which moves are made that can wait; empty: any time."""
     windows_for: frozenset[Priority] = frozenset({Priority.BALANCE})

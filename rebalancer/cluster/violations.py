@@ -117,7 +117,7 @@ def _spent(
         target = snapshot.host_by_id[assignment.get(vm.id, vm.host)]
         if target.id == vm.host or vm.id in exempt:
             continue
-        size = float(vm.memory_bytes) if vm.is_active else 0.0
+        size = float(vm.moved_bytes)
         crosses = snapshot.domain_of(snapshot.host_by_id[vm.host], "site") != snapshot.domain_of(
             target, "site"
         )
@@ -169,7 +169,7 @@ def _moved_wrongly(
 
 def _bars(vm: Vm, source: Host, target: Host, policy: Policy) -> Iterator[str]:
     """Everything, capacity and rules aside, that forbids moving `vm` to `target`."""
-    yield from misfits(vm, source, target)
+    yield from misfits(vm, source, target, copies_disks=policy.migration.local_disks)
     if not vm.movable:
         yield "it is marked as not movable"
     yield from vm.blockers

@@ -34,6 +34,7 @@ from rebalancer.collect.hypervisor import (
     Stats,
 )
 from rebalancer.collect.observations import DomainReport, HostReport, LibvirtHost, NoReport
+from rebalancer.collect.storage_identity import local_folders
 from rebalancer.collect.vm_facts import vm_from
 
 _GIB = 1024**3
@@ -192,6 +193,7 @@ def _host(report: HostReport | NoReport, guests_use_cores: float) -> Host:
         machine_types=facts.machine_types,
         storage=_storage(report),
         networks=networks,
+        disk_pools=local_folders(facts.pools, configured.storage),
         # Cells say nothing about a host that was declared to have another size than it tells.
         numa_nodes=None if configured.memory_bytes or configured.cpu_cores else facts.numa_nodes,
         hugepages=facts.hugepages,
@@ -247,7 +249,12 @@ def _vm(copies: list[Copy], unseen: Sequence[str]) -> Vm:
     vm = vm_from(owner.at, owner.domain, _storage(owner.at))
     if owner.domain.job is JobOperation.MIGRATION_OUT:
         arriving = [HostId(c.host_name) for c in others if c.is_active and _is_incoming(c)]
-        vm = replace(vm, is_migrating=True, migrating_to=min(arriving, default=None))
+        vm = replace(
+            vm,
+            is_migrating=True,
+            migrating_to=min(arriving, default=None),
+            migrating_bytes_per_second=owner.domain.job_bytes_per_second,
+        )
     doubts = _doubts(owner, others, unseen)
     return replace(vm, blockers=(*vm.blockers, *doubts)) if doubts else vm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from rebalancer.collect.hypervisor import JobOperation
+from rebalancer.collect.hypervisor import Job, JobOperation
 from rebalancer.collect.patience import Abandoned, Patience
 
 _SECONDS = 2.0
@@ -14,7 +14,7 @@ _SECONDS = 2.0
 _SECONDS_EACH = 0.1
 """A round trip to the other side of the earth, for a host whose domains all answer."""
 
-type AskForJob = Callable[[], JobOperation | None]
+type AskForJob = Callable[[], Job | None]
 
 
 def running_jobs(
@@ -22,27 +22,27 @@ def running_jobs(
     *,
     seconds: float = _SECONDS,
     seconds_each: float = _SECONDS_EACH,
-) -> Mapping[str, JobOperation]:
+) -> Mapping[str, Job]:
     """Ask each domain for its job, by UUID; one that does not answer has an unknown job.
 
     They are asked one after the other in one thread: a thread for each domain of each host
     would be thousands.
     """
-    found: dict[str, JobOperation | None] = {}
+    found: dict[str, Job | None] = {}
     waiting = dict(questions)
     while waiting:
         answer = _ask(waiting, found, seconds + seconds_each * len(waiting))
         waiting = {uuid: ask for uuid, ask in waiting.items() if uuid not in found}
         if isinstance(answer, Abandoned) and waiting:
             hanging = next(iter(waiting))
-            found[hanging] = JobOperation.UNKNOWN
+            found[hanging] = Job(operation=JobOperation.UNKNOWN)
             del waiting[hanging]
-    return {uuid: operation for uuid, operation in list(found.items()) if operation is not None}
+    return {uuid: job for uuid, job in list(found.items()) if job is not None}
 
 
 def _ask(
     waiting: Mapping[str, AskForJob],
-    found: dict[str, JobOperation | None],
+    found: dict[str, Job | None],
     timeout_seconds: float,
 ) -> Abandoned | None:
     def ask_all() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rebalancer.cluster.compatibility import HOST_CPU
@@ -22,6 +22,7 @@ from rebalancer.collect.xml_text import UnreadableXmlError
 
 _KIB = 1024
 _NANOSECONDS = 1e-9
+_DELAY = re.compile(r"vcpu\.\d+\.delay")
 
 # libvirt lets a name contain tabs; terminals and snapshot files do not.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
@@ -49,6 +50,7 @@ def read_domains(
         replace(
             report,
             disk_bytes=_disk_bytes(connection, report, stats.get(report.uuid, {})),
+            allocated_disk_bytes=dict(_of_disks(stats.get(report.uuid, {}), ("physical",))),
             cpu_model_features=features.get(report.facts.cpu.model) if report.facts else None,
         )
         for report in reports
@@ -56,14 +58,28 @@ def read_domains(
 
 
 def with_sample(
-    report: DomainReport, before: Stats, after: Stats, elapsed_seconds: float
+    report: DomainReport,
+    before: Stats,
+    after: Stats,
+    elapsed_seconds: float,
+    *,
+    counts_waiting: bool = False,
 ) -> DomainReport:
-    """Return a domain as it was at the second of two samples, with its use between them."""
+    """Return a domain as it was at the second of two samples, with its use between them.
+
+    `counts_waiting`: what it would have used, had its vCPUs not waited for a processor.
+    """
     sampled = at_state(report, after)
     if sampled.state not in ACTIVE_VM_STATES:
         return sampled  # some versions of libvirt go on telling a counter
     used = cpu_used_cores(before, after, elapsed_seconds)
-    return replace(sampled, cpu_used_cores=used)
+    if not counts_waiting:
+        return replace(sampled, cpu_used_cores=used)
+    # QEMU's own threads may use more than the vCPUs have, but a guest does not want more.
+    vcpus = float(_number(after, "vcpu.current") or sampled.vcpus or 1)
+    waited = cpu_waited_cores(before, after, elapsed_seconds)
+    wanted = max(used, min(vcpus, used + waited))
+    return replace(sampled, cpu_used_cores=wanted, cpu_waited_cores=wanted - used)
 
 
 def at_state(report: DomainReport, stats: Stats) -> DomainReport:
@@ -95,6 +111,22 @@ def cpu_used_cores(before: Stats, after: Stats, elapsed_seconds: float) -> float
     return min(most, time_after * _NANOSECONDS / elapsed_seconds)
 
 
+def cpu_waited_cores(before: Stats, after: Stats, elapsed_seconds: float) -> float:
+    """Return how many vCPUs were ready to run and waited for a processor, on average.
+
+    libvirt's `vcpu.N.delay`, in nanoseconds: what the kernel tells of the thread's time in the run
+    queue (`/proc/PID/task/TID/schedstat`), and the guest sees as stolen. 0 where it is not told.
+    """
+    if elapsed_seconds <= 0:
+        return 0.0
+    waits = (
+        (_number(after, key) or 0) - (_number(before, key) or 0)
+        for key in after
+        if _DELAY.fullmatch(key) and key in before
+    )
+    return sum(max(0, wait) for wait in waits) * _NANOSECONDS / elapsed_seconds
+
+
 def _report(record: DomainRecord, stats: Stats) -> DomainReport:
     facts, unreadable = _definition(record)
     inactive = VmState.RUNNING if record.is_active else VmState.SHUTOFF
@@ -108,7 +140,8 @@ def _report(record: DomainRecord, stats: Stats) -> DomainReport:
         vcpus=_number(stats, "vcpu.current"),
         memory_bytes=_bytes_of_kib(stats, "balloon.maximum"),
         resident_bytes=_bytes_of_kib(stats, "balloon.rss"),
-        job=record.job,
+        job=record.job.operation if record.job is not None else None,
+        job_bytes_per_second=record.job.bytes_per_second if record.job is not None else None,
         autostart=record.autostart,
         persistent=record.persistent,
         has_snapshots=record.has_snapshots,
@@ -144,15 +177,17 @@ def _features_of_models(
 def _disk_bytes(
     connection: HypervisorConnection, report: DomainReport, stats: Stats
 ) -> Mapping[str, int]:
-    sizes: dict[str, int] = {}
+    sizes = dict(_of_disks(stats, ("capacity", "physical")))
+    return {**sizes, **_sizes_not_told(connection, report, sizes)}
+
+
+def _of_disks(stats: Stats, fields: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield a number of each disk by its target: the first of `fields` that is told."""
     for index in range(min(_number(stats, "block.count") or 0, 1000)):
         target = stats.get(f"block.{index}.name")
-        size = _number(stats, f"block.{index}.capacity") or _number(
-            stats, f"block.{index}.physical"
-        )
-        if isinstance(target, str) and size:
-            sizes[target] = size
-    return {**sizes, **_sizes_not_told(connection, report, sizes)}
+        told = (_number(stats, f"block.{index}.{field}") for field in fields)
+        if isinstance(target, str) and (size := next((n for n in told if n), None)):
+            yield target, size
 
 
 def _sizes_not_told(

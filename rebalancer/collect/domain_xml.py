@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 from rebalancer.cluster.compatibility import HOST_CPU
 from rebalancer.cluster.inventory import NumaNode
 from rebalancer.collect.device_pools import devices_used
+from rebalancer.collect.disk_copies import why_not_copied
 from rebalancer.collect.domain_metadata import Hints, read_hints
 from rebalancer.collect.domain_numa import numa_nodes, pinned_cpus
 from rebalancer.collect.domain_obstacles import obstacles
@@ -52,6 +53,9 @@ class Disk:
     images: tuple[DiskImage, ...]
     may_be_dropped: bool
     """The VM goes on without it where it is missing (`startupPolicy`)."""
+    format: str = ""
+    why_not_copied: str = ""
+    """What keeps it from being copied to another host, as the end of a sentence about it."""
 
     @property
     def is_removable(self) -> bool:
@@ -150,6 +154,8 @@ def _disks(domain: ET.Element) -> Iterator[Disk]:
                 images=images,
                 may_be_dropped=attribute(disk, "source", "startupPolicy")
                 in {"requisite", "optional"},
+                format=attribute(disk, "driver", "type") or "",
+                why_not_copied=why_not_copied(disk),
             )
 
 

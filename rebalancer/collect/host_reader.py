@@ -48,10 +48,12 @@ def read_host(
     *,
     sampling_seconds: float,
     stopwatch: Stopwatch,
+    counts_waiting: bool = False,
 ) -> HostReport:
     """Ask a host for everything; raise `HypervisorError` when it cannot tell the essentials.
 
     Whatever is slow is asked between the two samples, where it costs no extra time.
+    `counts_waiting`: use is what VMs would have used, had they not waited for a processor.
     """
     first = _sample(host, connection, stopwatch, with_details=True)
     facts = _host_facts(connection)
@@ -60,13 +62,13 @@ def read_host(
     domains = read_domains(connection, facts.arch, first.stats)
     elapsed_seconds = stopwatch.monotonic() - first.at_seconds
     stopwatch.sleep(max(0.0, sampling_seconds - elapsed_seconds))
-    second = _sample(host, connection, stopwatch, with_details=False)
+    second = _sample(host, connection, stopwatch, with_details=counts_waiting)
     domains += _arrived_since(connection, facts, second, domains)
-    return HostReport(
-        host=host,
-        facts=replace(facts, cpu_used_cores=_cpu_used_cores(first, second)),
-        domains=tuple(_with_samples(domains, first, second)),
-    )
+    sampled = tuple(_with_samples(domains, first, second, counts_waiting=counts_waiting))
+    used = _cpu_used_cores(first, second)
+    if used is not None:
+        used += sum(report.cpu_waited_cores for report in sampled)
+    return HostReport(host=host, facts=replace(facts, cpu_used_cores=used), domains=sampled)
 
 
 def _sample(
@@ -92,14 +94,14 @@ def _arrived_since(
 
 
 def _with_samples(
-    domains: Iterable[DomainReport], first: Sample, second: Sample
+    domains: Iterable[DomainReport], first: Sample, second: Sample, *, counts_waiting: bool
 ) -> Iterable[DomainReport]:
     """Yield the domains that are still there, as they were at the second sample."""
     elapsed_seconds = second.at_seconds - first.at_seconds
     for report in domains:
         if (after := second.stats.get(report.uuid)) is not None:
             before = first.stats.get(report.uuid, {})
-            yield with_sample(report, before, after, elapsed_seconds)
+            yield with_sample(report, before, after, elapsed_seconds, counts_waiting=counts_waiting)
 
 
 def _cpu_used_cores(first: Sample, second: Sample) -> float | None:

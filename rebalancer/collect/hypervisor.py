@@ -71,6 +71,16 @@ class JobOperation(IntEnum):
     SNAPSHOT_DELETE = 10
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job that runs on a domain."""
+
+    operation: JobOperation
+    """`UNKNOWN` when libvirt did not say which."""
+    bytes_per_second: float | None = None
+    """What it takes of the network, if it is a migration out and libvirt says so."""
+
+
 type Stats = Mapping[str, int | float | bool | str]
 """Statistics of one domain under libvirt's names, such as `cpu.time` (in nanoseconds)."""
 
@@ -89,8 +99,8 @@ class DomainRecord:
     has_snapshots: bool = False
     has_checkpoints: bool = False
     has_saved_state: bool = False
-    job: JobOperation | None = None
-    """The job that runs on it; `UNKNOWN` when libvirt did not say which."""
+    job: Job | None = None
+    """What runs on it."""
 
 
 class HypervisorConnection(Protocol):

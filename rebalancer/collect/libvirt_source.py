@@ -25,6 +25,7 @@ from rebalancer.collect.hypervisor import (
     DomainRecord,
     HypervisorConnection,
     HypervisorError,
+    Job,
     JobOperation,
     Stats,
 )
@@ -55,7 +56,8 @@ class LibvirtSource:
         sites: Sequence[Site] = (),
         links: Sequence[Link] = (),
         racks: Sequence[Rack] = (),
-        sampling_seconds: float = 5.0,
+        sampling_seconds: float = 4.0,
+        counts_waiting: bool = False,
         timeout_seconds: float = 15.0,
         parallel: int | None = None,
         connect: Callable[[str], HypervisorConnection] | None = None,
@@ -63,6 +65,8 @@ class LibvirtSource:
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         """Take the hosts to ask, the window over which CPU use is measured, and a time limit.
+
+        `counts_waiting`: CPU use includes what VMs waited for.
 
         A host may take `sampling_seconds + timeout_seconds`, then it is unknown. At most
         `parallel` hosts are asked at once, by default as many as file descriptors allow.
@@ -76,6 +80,7 @@ class LibvirtSource:
         )
         self._now = now
         self._sampling_seconds = sampling_seconds
+        self._counts_waiting = counts_waiting
         self._timeout_seconds = timeout_seconds
         self._connect = connect or connect_read_only
         self._stopwatch = Stopwatch(monotonic=monotonic, sleep=sleep or _wait)
@@ -112,6 +117,7 @@ class LibvirtSource:
                     connection,
                     sampling_seconds=self._sampling_seconds,
                     stopwatch=self._stopwatch,
+                    counts_waiting=self._counts_waiting,
                 )
         except HypervisorError as error:
             return NoReport(host=host, why=f"{host.uri}: {error}")
@@ -393,15 +399,15 @@ def _definition(domain: Any) -> str | None:  # noqa: ANN401 (libvirt-python has 
         return "" if error.get_error_code() == _libvirt().VIR_ERR_NO_DOMAIN else None
 
 
-def _jobs(domains: Sequence[Any]) -> Mapping[str, JobOperation]:
+def _jobs(domains: Sequence[Any]) -> Mapping[str, Job]:
     """Return the jobs that run on active domains, by UUID."""
     return running_jobs(
-        {domain.UUIDString(): functools.partial(_operation, domain) for domain in domains}
+        {domain.UUIDString(): functools.partial(_job, domain) for domain in domains}
     )
 
 
-def _operation(domain: Any) -> JobOperation | None:  # noqa: ANN401 (libvirt-python has no types)
-    """Return what kind of job runs; `None` when none does."""
+def _job(domain: Any) -> Job | None:  # noqa: ANN401 (libvirt-python has no types)
+    """Return what runs on a domain; `None` when nothing does."""
     try:
         stats = domain.jobStats(0)
     except _libvirt().libvirtError:
@@ -409,4 +415,8 @@ def _operation(domain: Any) -> JobOperation | None:  # noqa: ANN401 (libvirt-pyt
     if not stats.get("type"):
         return None
     number = stats.get("operation", 0)
-    return JobOperation(number) if number in set(JobOperation) else JobOperation.UNKNOWN
+    operation = JobOperation(number) if number in set(JobOperation) else JobOperation.UNKNOWN
+    # libvirt fills these in when the first pass has begun; 0 says that it has not.
+    rate = float(stats.get("memory_bps", 0)) + float(stats.get("disk_bps", 0))
+    is_leaving = operation is JobOperation.MIGRATION_OUT
+    return Job(operation=operation, bytes_per_second=rate if is_leaving and rate > 0 else None)

@@ -88,6 +88,8 @@ class DomainReport:
     unreadable: str = ""
     """Why not."""
     cpu_used_cores: float = 0.0
+    cpu_waited_cores: float = 0.0
+    """How much of that it did not get, as its vCPUs waited for a processor; where that counts."""
     vcpus: int | None = None
     """Those in use now; some may be unplugged."""
     memory_bytes: int | None = None
@@ -95,9 +97,13 @@ class DomainReport:
     resident_bytes: int | None = None
     disk_bytes: Mapping[str, int] = field(default_factory=dict)
     """Sizes of disks by target; those of network disks may be missing."""
+    allocated_disk_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What their files take up; told of VMs that run."""
     cpu_model_features: frozenset[str] | None = None
     """What its named CPU model implies, as its host spells it out."""
     job: JobOperation | None = None
+    job_bytes_per_second: float | None = None
+    """What a migration out takes of the network."""
     autostart: bool = False
     persistent: bool = True
     has_snapshots: bool = False

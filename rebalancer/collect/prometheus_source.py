@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebalancer.cluster.inventory import HostId, UsageHistory, VmId
+from rebalancer.collect.remembered_use import rows_of
 from rebalancer.errors import ObservationError
 
 VM_CPU_QUERY = (
@@ -35,8 +36,8 @@ HOST_CPU_QUERY = (
 )
 """Cores in use of each host, guests and all, from node exporter."""
 
-MOST_SAMPLES_AT_ONCE = 1_000_000
-"""More in one answer would be long to parse, and a server refuses 50 million (its default)."""
+MOST_SAMPLES_AT_ONCE = 50_000
+"""An answer with so many takes some 10 MB while it is read, twenty times what is kept of it."""
 MOST_POINTS_AT_ONCE = 11_000
 """A server refuses more points of one series than this, whatever its settings."""
 _SHOWN_CHARACTERS = 300
@@ -83,8 +84,8 @@ class PrometheusSource:
         )
         wanted = {str(vm): vm for vm in vms}
         hosts = dict.fromkeys(self.hosts.values())
-        vm_cores: dict[VmId, Cores] = {vm: grid.unknown() for vm in vms}
-        host_cores: dict[HostId, Cores] = {host: grid.unknown() for host in hosts}
+        vm_cores = dict(rows_of(dict.fromkeys(vms), grid.samples))
+        host_cores = dict(rows_of(hosts, grid.samples))
         heard: dict[str, list[_Series]] = {}
         with _Server(self.url, self.timeout_seconds) as server:
             for part in grid.parts(len(wanted)):
@@ -133,9 +134,6 @@ class _Grid:
     start: datetime
     step_seconds: float
     samples: int
-
-    def unknown(self) -> Cores:
-        return np.full(self.samples, np.nan)
 
     def end_of(self, sample: int) -> datetime:
         return self.start + timedelta(seconds=(sample + 1) * self.step_seconds)

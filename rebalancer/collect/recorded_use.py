@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -99,9 +100,10 @@ class _Samples:
             )
         start = instants[0]
         apart = [later - sooner for sooner, later in pairwise(instants)]
-        interval = min((seconds for seconds in apart if seconds > GRID_SECONDS), default=0.0)
+        interval = _interval([seconds for seconds in apart if seconds > GRID_SECONDS], instants)
         if interval == 0.0:
             raise self.fault("", f"all of its times are within {GRID_SECONDS:g} s of each other")
+        self._refuse_off_grid(start, interval)
         count = round((instants[-1] - start) / interval) + 1
         if count * len(self.by_vm) > MOST_SAMPLES:
             raise self.fault(
@@ -114,14 +116,7 @@ class _Samples:
             row = np.full(count, np.nan)
             seen: set[int] = set()
             for seconds, used, where in samples:
-                place = (seconds - start) / interval
-                column = round(place)
-                if abs(place - column) * interval > GRID_SECONDS:
-                    raise self.fault(
-                        where,
-                        f"a sample {seconds - start:g} s after the first one",
-                        f"expected every {interval:g} s, as other samples are",
-                    )
+                column = round((seconds - start) / interval)
                 if column in seen:
                     raise self.fault(where, f"a second sample of {vm} for the same time")
                 seen.add(column)
@@ -130,6 +125,40 @@ class _Samples:
         return RecordedUse(
             start=datetime.fromtimestamp(start, UTC), interval_seconds=interval, cores=cores
         )
+
+    def _refuse_off_grid(self, start: float, interval: float) -> None:
+        off = [
+            (seconds, where)
+            for samples in self.by_vm.values()
+            for seconds, _, where in samples
+            if _off_grid(seconds - start, interval) > GRID_SECONDS
+        ]
+        if off:
+            seconds, where = min(off, key=lambda each: each[0])
+            raise self.fault(
+                where,
+                f"a sample {seconds - start:g} s after the first one",
+                f"expected every {interval:g} s, as other samples are",
+            )
+
+
+def _interval(apart: Sequence[float], instants: Sequence[float]) -> float:
+    """How far apart samples are: the least that any two are, or else what most are; 0 for none.
+
+    Where not all fit the least, one of these two is off: the others say which interval was meant.
+    """
+    least = min(apart, default=0.0)
+    if not apart or all(_off_grid(at - instants[0], least) <= GRID_SECONDS for at in instants):
+        return least
+    seconds, _ = max(Counter(map(round, apart)).items(), key=lambda each: (each[1], -each[0]))
+    exact = Counter(each for each in apart if round(each) == seconds)
+    usual, times = exact.most_common(1)[0]
+    return usual if times > 1 else float(seconds)
+
+
+def _off_grid(passed: float, interval: float) -> float:
+    """How many seconds a sample is from the nearest point of the grid."""
+    return abs(passed - round(passed / interval) * interval)
 
 
 # CSV ----------------------------------------------------------------------------------------
@@ -157,16 +186,43 @@ def _of_csv(text: str, file: str) -> _Samples:
             raise samples.fault(where, f"a second column is called {name}")
     if len(names) == 1:
         raise samples.fault(f"line {number}", "no column but the time", "expected names of VMs")
+    top = number
     for number, cells in lines:
         if len(cells) != len(names):
             raise samples.fault(
                 f"line {number}", f"{len(cells)} cells", f"expected {len(names)}, as in the header"
+            )
+        if number_of_vm := _long_by_mistake(names, cells):
+            raise samples.fault(
+                f"line {top}, column {_column(header, number_of_vm)}",
+                f"columns called {','.join(names)}, with {cells[number_of_vm].strip()!r} below "
+                f"{names[number_of_vm]!r}",
+                f"expected {','.join(LONG_HEADER)} for a line for each sample, or a column for "
+                "each VM, with its cores",
             )
         seconds = _seconds(cells[0], f"line {number}, column 1", samples)
         for place, name in enumerate(names[1:], start=1):
             where = f"line {number}, column {_column(cells, place)}"
             samples.add(name, seconds, _cores(cells[place], where, samples), where)
     return samples
+
+
+def _long_by_mistake(names: Sequence[str], cells: Sequence[str]) -> int:
+    """Which column has names of VMs in it instead of cores, in a file of three; 0 for none.
+
+    Such is a line for each sample, under a header that does not say so.
+    """
+    if len(names) != len(LONG_HEADER):
+        return 0
+    return next((place for place in (1, 2) if not _is_number(cells[place])), 0)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "nan")
+    except ValueError:
+        return not text.strip()
+    return True
 
 
 def _cells_of(text: str, samples: _Samples) -> Iterator[tuple[int, Sequence[str]]]:

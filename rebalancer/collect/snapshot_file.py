@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import (
     Host,
     HugepagePool,
@@ -35,7 +36,7 @@ from rebalancer.errors import InvalidFileError
 from rebalancer.files import Document, open_json, write_text
 from rebalancer.files.tree import Tree
 
-type _Noun = Host | Vm | Site | Link | Rack | NumaNode | HugepagePool
+type _Noun = Host | Vm | Site | Link | Rack | NumaNode | HugepagePool | LocalDisk
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
@@ -157,7 +158,7 @@ def _plain(value: object) -> Tree:
             return sorted(value)
         case tuple():
             return [_plain(inner) for inner in value]
-        case NumaNode() | HugepagePool():
+        case NumaNode() | HugepagePool() | LocalDisk():
             return _entry(value)
         case _:
             raise TypeError(f"{value!r} has no place in a snapshot file")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, AwareDatetime, Field
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import (
     Host,
     HostId,
@@ -168,6 +169,7 @@ class HostEntry(FileModel):
     max_watts: Amount | None = None
     numa_nodes: tuple[NumaNodeEntry, ...] | None = None
     hugepages: tuple[HugepagePoolEntry, ...] = ()
+    disk_pools: dict[Name, ByteCount] | None = None
     devices: dict[Name, DeviceCount] = Field(default_factory=dict)
     tsc_hertz: Positive | None = None
     tsc_scales: bool = False
@@ -199,9 +201,32 @@ class HostEntry(FileModel):
             max_watts=self.max_watts,
             numa_nodes=None if nodes is None else tuple(node.numa_node() for node in nodes),
             hugepages=tuple(pool.pool() for pool in self.hugepages),
+            disk_pools=self.disk_pools,
             devices=self.devices,
             tsc_hertz=self.tsc_hertz,
             tsc_scales=self.tsc_scales,
+        )
+
+
+class LocalDiskEntry(FileModel):
+    """One of `local_disks`."""
+
+    target: Name
+    capacity_bytes: ByteCount
+    path: Text = ""
+    format: Text = ""
+    allocated_bytes: ByteCount | None = None
+    obstacle: Text = ""
+
+    def disk(self) -> LocalDisk:
+        """Return the noun."""
+        return LocalDisk(
+            target=self.target,
+            capacity_bytes=self.capacity_bytes,
+            path=self.path,
+            format=self.format,
+            allocated_bytes=self.allocated_bytes,
+            obstacle=self.obstacle,
         )
 
 
@@ -223,6 +248,8 @@ class VmEntry(FileModel):
     storage: frozenset[Name] = frozenset()
     networks: frozenset[Name] = frozenset()
     local_disk_bytes: ByteCount = 0
+    local_disks: tuple[LocalDiskEntry, ...] = ()
+    disk_write_bytes_per_second: Amount | None = None
     cpu_model: Name | None = None
     cpu_features: frozenset[Name] = frozenset()
     arch: Name | None = None
@@ -236,6 +263,7 @@ class VmEntry(FileModel):
     blockers: tuple[Text, ...] = ()
     is_migrating: bool = False
     migrating_to: Name | None = None
+    migrating_bytes_per_second: Amount | None = None
     autostart: bool = False
     persistent: bool = True
     allowed_modes: frozenset[Mode] | None = None
@@ -259,6 +287,8 @@ class VmEntry(FileModel):
             storage=self.storage,
             networks=self.networks,
             local_disk_bytes=self.local_disk_bytes,
+            local_disks=tuple(disk.disk() for disk in self.local_disks),
+            disk_write_bytes_per_second=self.disk_write_bytes_per_second,
             cpu_model=self.cpu_model,
             cpu_features=self.cpu_features,
             arch=self.arch,
@@ -272,6 +302,7 @@ class VmEntry(FileModel):
             blockers=self.blockers,
             is_migrating=self.is_migrating,
             migrating_to=HostId(self.migrating_to) if self.migrating_to else None,
+            migrating_bytes_per_second=self.migrating_bytes_per_second,
             autostart=self.autostart,
             persistent=self.persistent,
             allowed_modes=self.allowed_modes,

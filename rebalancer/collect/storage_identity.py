@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from xml.etree import ElementTree as ET
 
-from rebalancer.collect.xml_text import attribute, parse, text_of
+from rebalancer.collect.xml_text import attribute, byte_count, parse, text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class Pool:
     """What all hosts would call it; `None`: it is the host's own."""
     target_name: str | None = None
     """Of an iSCSI pool: the name by which its devices are told from those of others."""
+    free_bytes: int | None = None
+    """Of a folder of files: what can still be put there, as of its last refresh."""
 
 
 def read_pool(xml: str) -> Pool:
@@ -39,7 +41,36 @@ def read_pool(xml: str) -> Pool:
         target_name=attribute(pool, "source/device", "path")
         if pool.get("type") == "iscsi"
         else None,
+        free_bytes=_available_bytes(pool) if pool.get("type") in _OF_FILES else None,
     )
+
+
+_OF_FILES = frozenset({"dir", "fs"})
+"""Types of pools whose volumes are files of the host's own."""
+
+
+def _available_bytes(pool: ET.Element) -> int | None:
+    available = pool.find("available")
+    return None if available is None else byte_count(available)
+
+
+def local_folders(
+    pools: Iterable[Pool] | None, configured: Mapping[str, str]
+) -> Mapping[str, int] | None:
+    """Return what is free in the folders of a host's own that a pool is active for, by path.
+
+    `None` when the host does not tell its pools.
+    """
+    if pools is None:
+        return None
+    listed = tuple(pools)
+    return {
+        str(PurePosixPath(pool.path)): pool.free_bytes
+        for pool in listed
+        if pool.path is not None
+        and pool.free_bytes is not None
+        and storage_of_path(pool.path, configured, listed) is None
+    }
 
 
 def _pool_identity(pool: ET.Element) -> str | None:

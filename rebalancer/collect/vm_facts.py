@@ -7,10 +7,12 @@ every target. So is everything about the CPU of a guest whose CPU is made in sof
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 from rebalancer.cluster.compatibility import HOST_CPU
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import HostId, Vm, VmId, VmState
 from rebalancer.collect.device_pools import taken_from
 from rebalancer.collect.domain_xml import Disk, DiskImage, DomainFacts
@@ -49,6 +51,7 @@ class _Disks:
 
     storage: frozenset[str]
     local_bytes: int
+    local: tuple[LocalDisk, ...]
     obstacles: tuple[str, ...]
 
 
@@ -81,6 +84,7 @@ def vm_from(at: HostReport, domain: DomainReport, reachable: Set[str] | None) ->
         storage=disks.storage,
         networks=facts.networks if networks is None else facts.networks & networks,
         local_disk_bytes=disks.local_bytes,
+        local_disks=disks.local,
         cpu_model=_among(facts.cpu.model, at.facts.cpu_models),
         cpu_features=_cpu_features(domain, facts, at.facts),
         arch=None if is_foreign else facts.arch,
@@ -125,7 +129,14 @@ def _cpu_features(domain: DomainReport, facts: DomainFacts, host: HostFacts) -> 
         return frozenset()
     if cpu.model == HOST_CPU:
         return of_host - cpu.disabled
-    return ((domain.cpu_model_features or frozenset()) | cpu.required) - cpu.disabled & of_host
+    own = (domain.cpu_model_features or frozenset()) | cpu.required
+    return _one_for_all(own - cpu.disabled & of_host)
+
+
+@functools.lru_cache(maxsize=64)
+def _one_for_all(features: frozenset[str]) -> frozenset[str]:
+    """The same object for equal sets: of thousands of VMs most need the same hundred features."""
+    return features
 
 
 def _hugepage_bytes(facts: DomainFacts, host: HostFacts) -> int | None:
@@ -157,7 +168,8 @@ def _disks(
     at: HostReport, domain: DomainReport, facts: DomainFacts, reachable: Set[str] | None
 ) -> _Disks:
     storage: set[str] = set()
-    local_bytes, found = 0, []
+    local: list[LocalDisk] = []
+    found: list[str] = []
     for disk in facts.disks:
         places = [_storage_of(image, at) for image in disk.images]
         storage |= {place for place in places if place is not None}
@@ -166,13 +178,25 @@ def _disks(
         if disk.is_removable:
             found += [] if disk.may_be_dropped else [_medium(disk)]
         elif disk.target in domain.disk_bytes:
-            local_bytes += domain.disk_bytes[disk.target]
+            local.append(_local_disk(disk, domain))
         else:
             found.append(f"it has a disk of unknown size, {disk.target}, on its host")
     return _Disks(
         storage=frozenset(storage & (reachable or frozenset())),
-        local_bytes=local_bytes,
+        local_bytes=sum(disk.capacity_bytes for disk in local),
+        local=tuple(local),
         obstacles=tuple(found),
+    )
+
+
+def _local_disk(disk: Disk, domain: DomainReport) -> LocalDisk:
+    return LocalDisk(
+        target=disk.target,
+        capacity_bytes=domain.disk_bytes[disk.target],
+        path=disk.images[0].path or "",
+        format=disk.format,
+        allocated_bytes=domain.allocated_disk_bytes.get(disk.target),
+        obstacle=disk.why_not_copied,
     )
 
 

@@ -66,7 +66,7 @@ class _Complaint(NamedTuple):
 
 def explain(errors: Iterable[ErrorDetails], model: type[BaseModel], tree: Tree) -> list[Finding]:
     """Return a finding for each thing that is wrong with `tree` as a `model`."""
-    complaints = [_take_apart(error, tree) for error in errors]
+    complaints = _without_echoes([_take_apart(error, tree) for error in errors], tree)
     return [_finding(complaint, model, tree) for complaint in _settle(complaints, depth=0)]
 
 
@@ -87,6 +87,18 @@ def _take_apart(error: ErrorDetails, tree: Tree) -> _Complaint:
     if kind in {"literal_error", "enum"}:
         noun = context["expected"]
     return _Complaint(path, tuple(forks), kind, error["msg"], context, noun or "")
+
+
+def _without_echoes(complaints: Sequence[_Complaint], tree: Tree) -> list[_Complaint]:
+    """Leave out that a list is too short where that is only for an entry that is wrong itself."""
+    within = {
+        complaint.path[:length] for complaint in complaints for length in range(len(complaint.path))
+    }
+    return [
+        each
+        for each in complaints
+        if each.type != "too_short" or each.path not in within or not value_at(tree, each.path)
+    ]
 
 
 def _settle(complaints: Sequence[_Complaint], depth: int) -> Iterator[_Complaint]:
@@ -150,7 +162,7 @@ def _finding(complaint: _Complaint, model: type[BaseModel], tree: Tree) -> Findi
             problem = f"{shown(value)} {context['problem']}"
             return Finding(path, problem, f"expected {context['example']}")
         case "value_error" | "assertion_error":
-            return Finding(path, " ".join(str(context["error"]).split()))
+            return Finding(path, *_own_words(value, " ".join(str(context["error"]).split())))
         case bound if bound in _BOUNDS:
             problem, expected = _BOUNDS[bound]
             return Finding(path, f"{shown(value)} {problem}", expected.format_map(_short(context)))
@@ -167,6 +179,27 @@ def _foreign(value: Tree, message: str) -> tuple[str, str]:
     if message.startswith("Input should "):
         return f"{shown(value)} is not right", message.replace("Input", "it", 1)
     return message, ""
+
+
+def _own_words(value: Tree, message: str) -> tuple[str, str]:
+    """Return what a validator of ours says, with the value that it says it of.
+
+    Unless that has more to it than a line can show, or might be a secret.
+    """
+    is_one = isinstance(value, str | int | float) and not _may_hold_a_secret(value)
+    if message.startswith("expected "):
+        return f"{shown(value)} is not right" if is_one else "is not right", message
+    is_about_it = message.startswith(("is ", "has ", "would "))
+    return (f"{shown(value)} {message}" if is_one and is_about_it else message), ""
+
+
+def _may_hold_a_secret(value: str | float) -> bool:
+    """Whether it looks like an address with a password in it."""
+    text = str(value).lower()
+    before, at, _ = text.rpartition("@")
+    is_user_only = re.fullmatch(r"([\w+.-]+:/+)?[^:]*", before)
+    named = any(word in text for word in ("password", "secret", "token"))
+    return named or (bool(at) and not is_user_only)
 
 
 def _short(context: Mapping[str, Any]) -> dict[str, object]:

@@ -7,6 +7,7 @@ rise that is usual among VMs of its size. The method is in `outlook`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,10 +33,9 @@ def forecast_demand(snapshot: Snapshot, policy: Policy | None = None) -> Demand:
     if snapshot.usage is None:
         return measured
     vms = [vm for vm in snapshot.vms if vm.is_active]
-    samples = _on_one_grid(snapshot, snapshot.usage, vms)
     vcpus = np.array([float(vm.vcpus) for vm in vms])
     outlook = foresee(
-        samples,
+        _on_one_grid(snapshot, snapshot.usage, vms),
         vcpus,
         np.array([vm.cpu_used_cores for vm in vms], dtype=np.float64),
         Question(
@@ -76,8 +76,30 @@ def _pooled(outlook: Outlook, vcpus: Array, snapshot: Snapshot, policy: Policy) 
     )
 
 
-def _on_one_grid(snapshot: Snapshot, usage: UsageHistory, vms: list[Vm]) -> Array:
-    """Stack the histories so that the last column is the newest time of all, shape (V, T).
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _OneGrid:
+    """Histories whose last columns are the same time; stacked as they are asked for.
+
+    All of them at once would be the whole past a second time.
+    """
+
+    pasts: list[Array]
+    columns: int
+
+    def __len__(self) -> int:
+        return len(self.pasts)
+
+    def __getitem__(self, rows: slice) -> Array:
+        some = self.pasts[rows]
+        grid = np.full((len(some), self.columns), np.nan)
+        for row, past in zip(grid, some, strict=True):
+            row[: past.size] = past
+        grid[~np.isfinite(grid)] = np.nan
+        return grid
+
+
+def _on_one_grid(snapshot: Snapshot, usage: UsageHistory, vms: list[Vm]) -> _OneGrid:
+    """Put the histories so that the last column is the newest time of all.
 
     When the history ends long before the snapshot was taken, columns of NaN follow: what was is
     then told from what is.
@@ -86,11 +108,8 @@ def _on_one_grid(snapshot: Snapshot, usage: UsageHistory, vms: list[Vm]) -> Arra
     known = max((past.size for past in pasts), default=0)
     elapsed = (snapshot.taken_at - usage.start).total_seconds() / usage.interval_seconds
     longest = known + round(_MOST_GAP_SECONDS / usage.interval_seconds)
-    grid = np.full((len(vms), max(known, min(int(elapsed), longest)) if known else 0), np.nan)
-    for row, past in zip(grid, pasts, strict=True):
-        row[: past.size] = past
-    grid[~np.isfinite(grid)] = np.nan
-    return grid
+    columns = max(known, min(int(elapsed), longest)) if known else 0
+    return _OneGrid(pasts=pasts, columns=columns)
 
 
 def _by_vm(vms: list[Vm], cores: Array) -> Mapping[VmId, float]:

@@ -6,6 +6,7 @@ Arrays only; which VM a row is, `demand` knows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,20 @@ CLASS_SECONDS = 600.0
 UNKNOWN_RISE_RATIO = 0.1
 """Of a VM's vCPUs: how far its peak is above its level when nobody has been measured for long."""
 
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 128
+"""What is worked out on the way takes some 15 times the last day of so many rows."""
+
+
+class Rows(Protocol):
+    """The past of all rows; an array is one. Asked for some rows at once, never for all."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Some of them, shape (rows, T)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +74,7 @@ class Question:
         return max(1, round(seconds / self.interval_seconds))
 
 
-def foresee(samples: Array, vcpus: Array, measured: Array, question: Question) -> Outlook:
+def foresee(samples: Rows, vcpus: Array, measured: Array, question: Question) -> Outlook:
     """Foresee the use of each row. `samples` (V, T) in cores, oldest first, the last one now.
 
     Missing samples are NaN. `vcpus` (V,) bounds the answer; `measured` (V,) is taken for the
@@ -70,26 +84,14 @@ def foresee(samples: Array, vcpus: Array, measured: Array, question: Question) -
         peak     = level + its own rise and its class's, weighed by how long it was measured
                    + what trend and season add
     """
-    begins = range(0, max(1, len(samples)), _ROWS_AT_ONCE)
-    pasts = [
-        _past(
-            samples[begin : begin + _ROWS_AT_ONCE],
-            measured[begin : begin + _ROWS_AT_ONCE],
-            question,
-        )
-        for begin in begins
-    ]
     most = np.maximum(vcpus, 0.0)
-    errors = joined(
-        [
-            _errors(
-                samples[begin : begin + _ROWS_AT_ONCE],
-                most[begin : begin + _ROWS_AT_ONCE],
-                question,
-            )
-            for begin in begins
-        ]
-    )
+    pasts, wrong = [], []
+    for begin in range(0, max(1, len(samples)), _ROWS_AT_ONCE):
+        rows = slice(begin, begin + _ROWS_AT_ONCE)
+        some = samples[rows]
+        pasts.append(_past(some, measured[rows], question))
+        wrong.append(_errors(some, most[rows], question))
+    errors = joined(wrong)
     past = _Past(*(np.concatenate(parts) for parts in zip(*map(_Past.columns, pasts), strict=True)))
     usual = usual_rise(past.rise, past.count, vcpus, question)
     strength = CLASS_SECONDS / question.interval_seconds

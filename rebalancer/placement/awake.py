@@ -81,7 +81,8 @@ def emptying_of(layout: Layout, budget: Budget, targets: Bools) -> Emptying:
     price, relief, thinning = np.zeros(hosts), np.zeros(hosts), np.zeros(hosts)
     moves = np.zeros(hosts, np.intp)
     linears = prices_of_moving(layout)
-    for host in range(hosts):
+    # Of the hundreds of hosts that may be empty there is nothing to say.
+    for host in (host for host in range(hosts) if layout.members[host]):
         units = np.array(sorted(layout.members[host]), np.intp)
         allowed = _could_go(layout, units, host) & targets
         prices = prices_of(layout, units, linears)

@@ -6,15 +6,17 @@ judged once per kind of host.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rebalancer.cluster.compatibility import HOST_CPU, misfits
-from rebalancer.cluster.inventory import Host, HostId, Snapshot, Vm
+from rebalancer.cluster.disks import copy_obstacles, folder_needs
+from rebalancer.cluster.inventory import Host, HostId, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.rules import Ban, Fence
+from rebalancer.cluster.selection import members_of, places_by_name, places_of
 from rebalancer.placement.arrays import Bools, Floats, Ints
 
 _NOWHERE = HostId("")
@@ -87,9 +89,16 @@ class _Judge:
         self._snapshot = snapshot
         self._receives = receives
         self._rules = [rule for rule in policy.rules if isinstance(rule, Fence | Ban)]
-        # A rule's host side does not depend on the VM.
-        self._shut = [_shut_hosts(rule, hosts) for rule in self._rules]
-        self._host_kinds, self._example = _kinds_of_hosts(hosts)
+        # A rule's host side does not depend on the VM, nor its VM side on the host. There may be
+        # a rule for each of hundreds of hosts (`stability.reverse_bans`), about a VM or two.
+        places = places_by_name(hosts)
+        self._shut = [_shut_hosts(rule, hosts, places) for rule in self._rules]
+        self._rules_of: dict[VmId, list[int]] = {}
+        for index, rule in enumerate(self._rules):
+            for vm in members_of(rule.vms, snapshot):
+                self._rules_of.setdefault(vm.id, []).append(index)
+        self._copies_disks = policy.migration.local_disks
+        self._host_kinds, self._example = _kinds_of_hosts(hosts, copies_disks=self._copies_disks)
         self._column = {host.id: index for index, host in enumerate(hosts)}
         self._fitting: dict[Hashable, Bools] = {}
 
@@ -97,9 +106,7 @@ class _Judge:
         """Everything about a VM, memory aside, that decides where it could go."""
         column = self._column[vm.host]
         rules = tuple(
-            (index, bool(self._shut[index][column]))
-            for index, rule in enumerate(self._rules)
-            if rule.vms.matches(vm)
+            (index, bool(self._shut[index][column])) for index in self._rules_of.get(vm.id, ())
         )
         return (self._machine_signature(vm), rules)
 
@@ -113,13 +120,21 @@ class _Judge:
             vm.machine_type,
             vm.storage,
             vm.networks,
-            vm.local_disk_bytes > 0,
+            self._disk_signature(vm),
             (vm.hugepage_bytes, vm.memory_bytes) if vm.hugepage_bytes is not None else None,
             (vm.numa_nodes, vm.vcpus) if vm.numa_nodes else None,
             tuple(sorted(vm.devices.items())),
             vm.tsc_hertz,
             max(vm.pinned_cpus, default=None),
         )
+
+    def _disk_signature(self, vm: Vm) -> Hashable:
+        """What decides where its own disks could go; nothing but that it has some, if nowhere."""
+        if not (self._copies_disks and vm.local_disk_bytes):
+            return vm.local_disk_bytes > 0
+        # Their names and paths differ from VM to VM: what counts is what there is in the way.
+        against = tuple(copy_obstacles(vm.local_disks, vm.local_disk_bytes, None))
+        return against, tuple(sorted(folder_needs(vm.local_disks).items())), vm.state
 
     def rows(self, unit: Sequence[Vm]) -> tuple[Bools, Floats, Floats]:
         """Hosts allowed, hard rules broken there already, cost of soft rules: `(H,)` each."""
@@ -128,10 +143,8 @@ class _Judge:
         soft = np.zeros(len(self._hosts))
         for vm in unit:
             allowed &= self._fits(vm)
-            for index, rule in enumerate(self._rules):
-                if not rule.vms.matches(vm):
-                    continue
-                shut = self._shut[index]
+            for index in self._rules_of.get(vm.id, ()):
+                rule, shut = self._rules[index], self._shut[index]
                 if not rule.hard:
                     soft += rule.weight * shut
                     continue
@@ -147,19 +160,27 @@ class _Judge:
             source = replace(self._snapshot.host_by_id[vm.host], id=_NOWHERE)
             # Memory differs from VM to VM and is compared apart, except for huge pages.
             example = vm if vm.hugepage_bytes is not None else replace(vm, memory_bytes=0)
-            fits = [not misfits(example, source, host) for host in self._example]
+            fits = [
+                not misfits(example, source, host, copies_disks=self._copies_disks)
+                for host in self._example
+            ]
             self._fitting[key] = np.array(fits, bool)[self._host_kinds]
         return self._fitting[key]
 
 
-def _shut_hosts(rule: Fence | Ban, hosts: Sequence[Host]) -> Bools:
+def _shut_hosts(
+    rule: Fence | Ban, hosts: Sequence[Host], places: Mapping[str, Sequence[int]]
+) -> Bools:
     """Hosts that the rule keeps its VMs off, `(H,)`."""
+    meant = np.zeros(len(hosts), bool)
     if isinstance(rule, Fence):
-        return np.array([not rule.to.matches(host) for host in hosts], bool)
-    return np.array([rule.hosts.matches(host) for host in hosts], bool)
+        meant[places_of(rule.to, hosts, places)] = True
+        return ~meant
+    meant[places_of(rule.hosts, hosts, places)] = True
+    return meant
 
 
-def _kinds_of_hosts(hosts: Sequence[Host]) -> tuple[Ints, list[Host]]:
+def _kinds_of_hosts(hosts: Sequence[Host], *, copies_disks: bool) -> tuple[Ints, list[Host]]:
     """Which kind each host is of, `(H,)`, and an example of each kind."""
     kinds: dict[Hashable, int] = {}
     examples: list[Host] = []
@@ -178,6 +199,7 @@ def _kinds_of_hosts(hosts: Sequence[Host]) -> tuple[Ints, list[Host]]:
             host.cpu_cores,
             tuple(sorted(host.devices.items())),
             (host.tsc_hertz, host.tsc_scales),
+            tuple(sorted((host.disk_pools or {}).items())) if copies_disks else None,
             # A VM made free of memory must not meet a host whose reserve exceeds its memory.
             host.guest_memory_bytes < 0,
         )

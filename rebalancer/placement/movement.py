@@ -25,6 +25,10 @@ ASSUMED_DIRTY_RATIO = 0.1
 """Share of a link that a VM dirties when it was not measured."""
 LARGEST_RESEND_RATIO = 3.0
 """A VM that dirties as fast as its link carries is throttled or suspended, not sent for ever."""
+LEAST_MEAN_CORES = 0.01
+"""Where VMs use less than this on average, none has more to do than others."""
+TIMED = (MovementMeasure.LINK_SECONDS, MovementMeasure.DISTURBANCE)
+"""What is measured in time on a link, and so differs from way to way."""
 LARGEST_IMPATIENCE = 10.0
 """A VM whose owner allows hardly any pause is dear to move, not impossible to."""
 
@@ -33,9 +37,11 @@ def movement(problem: PlacementProblem, goal: MovementGoal) -> Iterator[Linear]:
     """Move little: Σ over moved VMs of bytes[v]·dear[v]·stretch[source, target] / host memory.
 
     Measured in link seconds, bytes are the memory and what is dirtied meanwhile, and `stretch`
-    is how much longer they take between the two hosts than over a mean NIC. Measured in memory,
-    bytes are the memory and `stretch` is 1; by count they are those of a mean VM. `dear` is what
-    the policy and the VM's owner say.
+    is how much longer they take between the two hosts than over a mean NIC. By disturbance they
+    are (mean bytes + bytes[v]·(1 + 2·cores[v] / mean cores)) / 4, cores being those used now: for
+    being moved at all, for the time, and for what the VM could do in it. Measured in memory, bytes
+    are the memory and `stretch` is 1; by count they are those of a mean VM. `dear` is what the
+    policy and the VM's owner say.
     """
     if not problem.scored.any():
         return
@@ -63,10 +69,30 @@ def _bytes_of(problem: PlacementProblem, goal: MovementGoal) -> Callable[[Vm], f
     match goal.measure:
         case MovementMeasure.LINK_SECONDS:
             return lambda vm: bytes_sent(vm, nic)
+        case MovementMeasure.DISTURBANCE:
+            return _disturbance(problem, nic)
         case MovementMeasure.MEMORY:
-            return lambda vm: float(vm.memory_bytes) if vm.is_active else 0.0
+            return lambda vm: float(vm.moved_bytes)
         case MovementMeasure.COUNT:
             return lambda vm: mean if vm.is_active else 0.0
+
+
+def _disturbance(problem: PlacementProblem, nic: float) -> Callable[[Vm], float]:
+    """What a mean VM sends, what this one does, and twice that times its CPU: a quarter each.
+
+    CPU is relative to what a mean VM uses now: the less a VM does, the less it loses while it
+    runs slower on its way.
+    """
+    active = [vm for vm in problem.snapshot.vms if vm.is_active]
+    count = max(1, len(active))
+    sent = sum(bytes_sent(vm, nic) for vm in active) / count
+    usual = max(LEAST_MEAN_CORES, sum(vm.cpu_used_cores for vm in active) / count)
+
+    def of(vm: Vm) -> float:
+        own = bytes_sent(vm, nic)
+        return (sent + own * (1 + 2 * vm.cpu_used_cores / usual)) / 4 if vm.is_active else own
+
+    return of
 
 
 def bytes_sent(vm: Vm, nic_bytes_per_second: float) -> float:
@@ -76,7 +102,7 @@ def bytes_sent(vm: Vm, nic_bytes_per_second: float) -> float:
     dirty = vm.dirty_bytes_per_second
     share = ASSUMED_DIRTY_RATIO if dirty is None else dirty / nic_bytes_per_second
     resent = min(LARGEST_RESEND_RATIO, share / max(1e-9, 1 - share) if share < 1 else np.inf)
-    return MOVE_OVERHEAD_BYTES + vm.memory_bytes * (1 + resent)
+    return MOVE_OVERHEAD_BYTES + vm.memory_bytes * (1 + resent) + vm.local_disk_bytes
 
 
 def mean_nic(problem: PlacementProblem) -> float:
@@ -92,7 +118,7 @@ def dearness(vm: Vm, goal: MovementGoal, allowed_downtime_seconds: float) -> flo
     that the owner says is hard to bear makes the VM one to leave alone where another will do.
     """
     times = goal.dear_times if goal.dear is not None and goal.dear.matches(vm) else 1.0
-    if goal.measure is not MovementMeasure.LINK_SECONDS or vm.max_downtime_seconds is None:
+    if goal.measure not in TIMED or vm.max_downtime_seconds is None:
         return times
     impatience = allowed_downtime_seconds / max(1e-3, vm.max_downtime_seconds)
     return times * min(LARGEST_IMPATIENCE, max(1.0, impatience))
@@ -101,7 +127,7 @@ def dearness(vm: Vm, goal: MovementGoal, allowed_downtime_seconds: float) -> flo
 def _stretch(problem: PlacementProblem, goal: MovementGoal) -> tuple[Ints, Floats]:
     """Kind of each host as a source `(H,)`; from each kind to each host, time over a mean NIC's."""
     hosts = [problem.snapshot.host_by_id[host] for host in problem.host_ids]
-    if goal.measure is not MovementMeasure.LINK_SECONDS:
+    if goal.measure not in TIMED:
         return np.zeros(len(hosts), np.intp), np.ones((1, len(hosts)))
     kinds: dict[tuple[str | None, float], int] = {}
     kind = np.array(

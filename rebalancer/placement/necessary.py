@@ -16,6 +16,7 @@ from rebalancer.placement.local_search import descend, improve, make_room
 from rebalancer.placement.objectives import Tier, is_necessary, repaired_limits
 from rebalancer.placement.problem import PlacementProblem, Resource
 from rebalancer.placement.program import Limits, solve_program
+from rebalancer.placement.shortage import relieve_shortage, shortage_of
 
 
 def do_what_is_necessary(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget) -> Ints:
@@ -28,6 +29,8 @@ def do_what_is_necessary(problem: PlacementProblem, tiers: Sequence[Tier], budge
         return problem.start.copy()
     layout = Layout(problem, problem.start, scale_of(tiers, TIER_RATIO))
     concerned = _concerned(problem)
+    if (band := shortage_of(necessary)) is not None:
+        relieve_shortage(layout, band, budget)
     descend(layout, budget, concerned)
     _gather(layout, budget)
     for unit in np.flatnonzero(_ill_placed(problem, layout.x)).tolist():

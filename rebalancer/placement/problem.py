@@ -198,7 +198,7 @@ def allowance_beside(problem: PlacementProblem, exempt: Bools) -> Allowance | No
         problem.start,
         moves=most_moves(problem),
         vms=np.array([len(unit) for unit in problem.units], float),
-        size=problem.needs[Resource.MEMORY],
+        size=np.array([sum(vm.moved_bytes for vm in unit) for unit in problem.units], float),
         exempt=exempt,
     )
 

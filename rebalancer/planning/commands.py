@@ -14,6 +14,7 @@ from uuid import UUID
 from rebalancer.cluster.inventory import Host, HostId, Mode, Vm
 from rebalancer.cluster.plan import Migration
 from rebalancer.planning.cost import Estimate
+from rebalancer.planning.disks import bandwidth_of_each
 from rebalancer.planning.habits import SETUP_SECONDS
 from rebalancer.planning.wording import MIB
 
@@ -52,9 +53,20 @@ def _live(
     options = ["--live", "--p2p"]
     if vm.persistent:
         options += ["--persistent", "--undefinesource"]
-    options += ["--bandwidth", str(max(1, math.floor(migration.bytes_per_second / MIB)))]
+    each = bandwidth_of_each(migration.bytes_per_second, len(migration.disks))
+    options += ["--bandwidth", str(max(1, math.floor(each / MIB)))]
     options += _finish(migration.mode, estimate)
-    yield _migrate(source_uri, target_uri, domain, [*options, "--verbose"])
+    if migration.disks:
+        names = ",".join(disk.target for disk in migration.disks)
+        options += ["--copy-storage-all", "--migrate-disks", names]
+    command = _migrate(source_uri, target_uri, domain, [*options, "--verbose"])
+    # libvirt makes the files, and would write over what has their name there.
+    absent = "".join(f"! {_has_file(target_uri, disk.path)} && " for disk in migration.disks)
+    yield f"{absent}{command}"
+
+
+def _has_file(target_uri: str, path: str) -> str:
+    return _virsh(target_uri, "vol-info", "--vol", path)
 
 
 def _finish(mode: Mode, estimate: Estimate) -> list[str]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from rebalancer.cluster.inventory import Mode, Vm, VmState
 from rebalancer.cluster.policy import MigrationPermissions
-from rebalancer.planning import cost, saving
+from rebalancer.planning import cost, disks, saving
 from rebalancer.planning.cost import Estimate
 from rebalancer.planning.guest import Guest, guest_of, more_active
 from rebalancer.planning.habits import DOWNTIME_SAFETY
@@ -147,7 +147,7 @@ def _trials(vm: Vm, path: Path, permissions: MigrationPermissions) -> Iterator[_
             hopeless=hopeless,
             needs=() if hopeless else tuple(_needs(vm, mode, estimate, limit, permissions)),
         )
-    if storage := saving.storage_for(vm, path, permissions):
+    if not vm.local_disks and (storage := saving.storage_for(vm, path, permissions)):
         limit = _limit_seconds(Mode.COLD, vm, permissions)
         estimate = saving.saved(guest_of(vm), permissions.save_bytes_per_second)
         yield _Trial(
@@ -195,6 +195,8 @@ def _needs(
 
 def _hopeless(vm: Vm, path: Path, mode: Mode, estimate: Estimate, limit: float) -> str | None:
     """What keeps the mode from working however much is permitted."""
+    if stays := disks.why_they_stay(vm, path.line(path.bytes_per_second), mode):
+        return stays
     if mode in (Mode.LIVE, Mode.AUTO_CONVERGE):
         if cost.max_downtime_for(limit, path.line(path.bytes_per_second)) <= 0:
             return f"the switch-over alone takes longer than {in_seconds(limit)}"
@@ -347,7 +349,10 @@ def _estimate(vm: Vm, path: Path, mode: Mode, bytes_per_second: float, limit: fl
     if mode is Mode.COLD:
         return cost.cold()
     line = path.line(bytes_per_second)
-    return _estimated(guest_of(vm), line, mode, _max_downtime(mode, limit, path, bytes_per_second))
+    downtime = _max_downtime(mode, limit, path, bytes_per_second)
+    memory = _estimated(guest_of(vm), line, mode, downtime)
+    copied = disks.copy_of(vm, line)
+    return memory if copied is None else disks.with_disks(memory, copied, line)
 
 
 def reason_for(choice: Choice, bytes_per_second: float) -> str:
@@ -376,7 +381,8 @@ def _live_reason(choice: Choice, estimate: Estimate, bytes_per_second: float) ->
     alone = "alone on its path with " if choice.alone else "with "
     pause = f"a pause of about {in_seconds(estimate.downtime_seconds)}"
     allowed = f"{in_seconds(choice.limit_seconds)} is allowed"
-    head = f"it {_writes(choice.vm)}; {alone}{rate} "
+    first = disks.told_first(choice.vm, choice.path.line(bytes_per_second))
+    head = f"{first}it {_writes(choice.vm)}; {alone}{rate} "
     match choice.mode:
         case Mode.AUTO_CONVERGE:
             return (

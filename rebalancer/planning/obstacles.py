@@ -26,7 +26,7 @@ def _obstacles(vm: Vm, source: Host, target: Host, policy: Policy) -> Iterator[s
         yield f"its host {source.name} is {source.state}{why}"
     if not target.may_receive:
         yield f"{target.name} is {target.state}"
-    for reason in misfits(vm, source, target):
+    for reason in misfits(vm, source, target, copies_disks=policy.migration.local_disks):
         yield f"{target.name}: {reason}"
     yield from _forbidden(vm, source, target, policy)
 

@@ -185,6 +185,7 @@ def _migration(ordered: Ordered, slot: Slot, name: str, depends_on: tuple[str, .
         max_downtime_seconds=move.choice.max_downtime_seconds(slot.bytes_per_second),
         memory_bytes=move.vm.memory_bytes,
         saved_to=move.choice.saved_to,
+        disks=move.vm.local_disks,
         predicted=Prediction(
             start_seconds=slot.start_seconds,
             duration_seconds=estimate.duration_seconds,

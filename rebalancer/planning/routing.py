@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from rebalancer.cluster.demand import Demand
+from rebalancer.cluster.disks import folder_needs
 from rebalancer.cluster.inventory import Host, HostId, HostState, Mode, Snapshot, Vm
 from rebalancer.cluster.plan import Placement, Priority, Unmoved
 from rebalancer.cluster.policy import Policy
@@ -98,7 +100,27 @@ class Router:
             else:
                 moves.append(move)
         moves.sort(key=lambda m: (RANK[m.priority], -m.vm.memory_bytes, m.vm.id))
-        return moves, unmoved
+        return self._with_room_for_disks(moves, unmoved), unmoved
+
+    def _with_room_for_disks(self, moves: list[Move], unmoved: list[Unmoved]) -> list[Move]:
+        """The moves whose local disks all fit on their targets together, the first ones first.
+
+        Nothing becomes free meanwhile: what a copy was made of is left where it is.
+        """
+        taken: Counter[tuple[HostId, str]] = Counter()
+        kept: list[Move] = []
+        for move in moves:
+            needs = folder_needs(move.vm.local_disks)
+            free = self._host(move.target).disk_pools or {}
+            full = [f for f, n in needs.items() if taken[move.target, f] + n > free.get(f, 0)]
+            if full:
+                where = f"{full[0]} of {self._host(move.target).name}"
+                why = f"{where} has no room for its local disks beside those of other moves"
+                unmoved.append(Unmoved(vm=move.vm.id, reasons=(why,)))
+                continue
+            taken.update({(move.target, folder): needed for folder, needed in needs.items()})
+            kept.append(move)
+        return kept
 
     def _move(self, vm: Vm, target: HostId) -> Move | Unmoved:
         host = self._snapshot.host_by_id
@@ -137,8 +159,8 @@ class Router:
 
     def _detours(self, move: Move) -> Iterator[tuple[Move, Move]]:
         """The third hosts that could take a VM for a while, those with the most room first."""
-        if move.choice.mode not in DETOUR_MODES:
-            return
+        if move.choice.mode not in DETOUR_MODES or move.vm.local_disks:
+            return  # twice the disks, and a left-over more
         found = 0
         for host in self._by_room(move):
             if obstacles(move.vm, self._host(move.source), host, self._policy):

@@ -33,6 +33,8 @@ def written_at_least(past: Iterable[tuple[Migration, Outcome]]) -> Mapping[VmId,
 def _rate(migration: Migration, outcome: Outcome) -> float | None:
     if outcome.state is not MigrationState.COMPLETE or migration.mode not in _COPYING:
         return None
+    if migration.disks:
+        return None  # what was written to them is in it, too
     sent, seconds = outcome.transfer_bytes, outcome.duration_seconds
     if sent is None or not seconds:
         return None

@@ -12,16 +12,19 @@ from typing import Any
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
 from rebalancer.cluster.plan import Migration
+from rebalancer.rollout.disk_files import NO_FILES, DiskFiles
 from rebalancer.rollout.driver import (
     Abort,
     Command,
     CopyDefinition,
+    CreateDisk,
     DiscardImage,
     DomainView,
     EndStaleCopy,
     Migrate,
     MoveDefinition,
     Pause,
+    RemoveDisk,
     Restore,
     Resume,
     Save,
@@ -35,10 +38,6 @@ from rebalancer.rollout.driver import (
     Undefine,
 )
 from rebalancer.rollout.stale import StaleProof
-
-VAGUE_CODES = frozenset({1, 5, 38, 39})
-"""libvirt's numbers for errors that a lost connection brings, among others: INTERNAL_ERROR,
-NO_CONNECT, SYSTEM_ERROR, RPC. What was asked for may still be going on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +90,8 @@ class Attempt:
     """How many of the commands in `issued` an earlier process had journalled."""
     image_is_gone: bool = False
     """The file with the guest's memory was deleted."""
+    disk_files: DiskFiles = NO_FILES
+    """What became of the files on the target that disks were to be copied into."""
     is_error_vague: bool = False
     """The last error may only mean that the connection broke: what was asked may go on."""
     error: str = ""
@@ -144,6 +145,8 @@ _CHANGING: Mapping[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         Migrate,
+        CreateDisk,
+        RemoveDisk,
         MoveDefinition,
         Abort,
         Pause,
@@ -165,22 +168,28 @@ _CHANGING: Mapping[str, type[Any]] = {
 
 
 _REASONS = frozenset({"stale_reason", "kept_reason"})
+_LISTED = frozenset({"disks"})
 
 
 def command_to_json(command: Command) -> dict[str, Any]:
     """Write a command as the journal keeps it."""
-    return {"do": type(command).__name__, **asdict(command)}
+    written = {"do": type(command).__name__, **asdict(command)}
+    if not written.get("disks", True):
+        del written["disks"]  # so that programs of before there were any can read it
+    return written
 
 
 def command_from_json(written: Mapping[str, Any]) -> Command:
     """Read a changing command back from the journal."""
-    fields = {
-        name: StateReason(value) if name in _REASONS else value
-        for name, value in written.items()
-        if name != "do"
-    }
+    fields = {name: _field(name, value) for name, value in written.items() if name != "do"}
     command: Command = _CHANGING[written["do"]](**fields)
     return command
+
+
+def _field(name: str, value: object) -> object:
+    if name in _REASONS:
+        return StateReason(str(value))
+    return tuple(value) if name in _LISTED and isinstance(value, list | tuple) else value
 
 
 def before_to_json(before: Before) -> dict[str, Any]:

@@ -22,6 +22,10 @@ from rebalancer.rollout.driver import (
 NO_DOMAIN, OPERATION_INVALID = 42, 55
 """libvirt's numbers for a domain that is not there, and for what makes no sense in its state."""
 
+VAGUE_CODES = frozenset({1, 5, 38, 39})
+"""libvirt's numbers for errors that a lost connection brings, among others: INTERNAL_ERROR,
+NO_CONNECT, SYSTEM_ERROR, RPC. What was asked for may still be going on."""
+
 
 class RefusedError(Exception):
     """We do not do it: it makes no sense in this state, or could lose something."""

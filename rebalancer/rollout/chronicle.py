@@ -11,20 +11,23 @@ from typing import Any
 
 from rebalancer.cluster.plan import Migration, MigrationState
 from rebalancer.rollout.attempt import (
-    VAGUE_CODES,
     Attempt,
     before_from_json,
     before_to_json,
     command_from_json,
     command_to_json,
 )
+from rebalancer.rollout.calls import VAGUE_CODES
+from rebalancer.rollout.disk_files import DiskFiles
 from rebalancer.rollout.driver import (
     Command,
     CopyDefinition,
+    CreateDisk,
     DiscardImage,
     Failed,
     Migrate,
     MoveDefinition,
+    RemoveDisk,
     Restore,
     Returned,
     Save,
@@ -41,6 +44,7 @@ from rebalancer.rollout.events import (
     Progress,
     StageChanged,
 )
+from rebalancer.rollout.precopy import Watch
 from rebalancer.rollout.records import (
     Entry,
     Record,
@@ -85,6 +89,8 @@ def _assert_legal(before: MigrationState, after: MigrationState) -> None:
 def reply_entry(migration: str, command: Command, reply: Returned | Failed) -> Entry:
     """The line that a reply leaves."""
     payload: dict[str, Any] = {"to": type(command).__name__}
+    if isinstance(command, CreateDisk | RemoveDisk):
+        payload |= {"disk": command_to_json(command)}
     match reply:
         case Failed(text=text, code=code, timed_out=timed_out):
             payload |= {"failed": text, "code": code, "timed_out": timed_out}
@@ -149,8 +155,18 @@ def progress_event(track: Track, sample: TransferProgress, now: datetime) -> Pro
         total_bytes=sample.total_bytes,
         iteration=sample.iteration,
         bytes_per_second=watch.bytes_per_second if watch else None,
-        eta_seconds=watch.eta_seconds() if watch else None,
+        eta_seconds=_eta_seconds(watch, sample),
     )
+
+
+def _eta_seconds(watch: Watch | None, sample: TransferProgress) -> float | None:
+    """When what is being sent now is over: the disks, or the present pass of memory."""
+    if watch is None:
+        return None
+    if sample.is_copying_disks:
+        rate = watch.bytes_per_second
+        return sample.remaining_bytes / rate if rate else None
+    return watch.eta_seconds()
 
 
 def attempt_from(migration: Migration, records: Sequence[Record]) -> Attempt | None:
@@ -168,6 +184,7 @@ def attempt_from(migration: Migration, records: Sequence[Record]) -> Attempt | N
         issued_before=len(intents),
         stale_proof=proof_in(migration, records),
         open_call=_has_open_call(records),
+        disk_files=_disk_files(records),
         image_is_gone=_is_image_gone(records),
         stale_on_source=any(record.payload["stale_on_source"] for record in intents),
         error=_last_error(records),
@@ -193,6 +210,22 @@ def _has_open_call(records: Sequence[Record]) -> bool:
             )
             is_open = bool(record.payload.get("timed_out")) or is_save_vague
     return is_open
+
+
+def _disk_files(records: Sequence[Record]) -> DiskFiles:
+    """What was heard of the files that disks were to be copied into."""
+    files = DiskFiles()
+    for record in records:
+        if record.kind is not RecordKind.OBSERVED or "disk" not in record.payload:
+            continue
+        command, said = command_from_json(record.payload["disk"]), record.payload
+        assert isinstance(command, CreateDisk | RemoveDisk)
+        if "failed" in said:
+            failed = Failed(text=said["failed"], code=said["code"], timed_out=said["timed_out"])
+            files = files.told(command, failed)
+        else:
+            files = files.told(command, Returned())
+    return files
 
 
 def _is_image_gone(records: Sequence[Record]) -> bool:

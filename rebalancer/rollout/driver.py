@@ -51,6 +51,39 @@ class Migrate:
     persistent: bool
     auto_converge: bool = False
     post_copy: bool = False
+    disks: tuple[str, ...] = ()
+    """Disks (`vda`) to be copied first, into files that `CreateDisk` made on the target. Each
+    of them gets `bytes_per_second` to itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateDisk:
+    """Make the empty file on `host` that a disk is to be copied into.
+
+    Refused where anything of that name is there, or no room for all of it.
+    """
+
+    changes: ClassVar[bool] = True
+    vm: VmId
+    host: HostId
+    path: str
+    format: str
+    capacity_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveDisk:
+    """Delete the file on `host` that `CreateDisk` made for a migration that failed.
+
+    The driver looks at both hypervisors itself immediately before, and refuses unless the VM
+    is active on `keep`, no job is on it, `host` does not know it, and no VM there names the file.
+    """
+
+    changes: ClassVar[bool] = True
+    vm: VmId
+    host: HostId
+    path: str
+    keep: HostId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +293,8 @@ class ReadResult:
 
 type Command = (
     Migrate
+    | CreateDisk
+    | RemoveDisk
     | MoveDefinition
     | Abort
     | Pause
@@ -378,6 +413,20 @@ class TransferProgress:
     bytes_per_second: float | None = None
     elapsed_seconds: float | None = None
     downtime_seconds: float | None = None
+    disk_total_bytes: float = 0.0
+    """The part of `total_bytes` that disks make up; 0 where none are copied."""
+    disk_remaining_bytes: float = 0.0
+    disk_transferred_bytes: float = 0.0
+
+    @property
+    def is_copying_disks(self) -> bool:
+        """Whether disks are being copied, and memory is not yet."""
+        return 0 < self.disk_total_bytes >= self.total_bytes
+
+    @property
+    def remaining_memory_bytes(self) -> float:
+        """What is left of the memory."""
+        return max(0.0, self.remaining_bytes - self.disk_remaining_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,12 @@ from datetime import datetime
 
 from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout.attempt import VAGUE_CODES, Attempt
+from rebalancer.rollout.attempt import Attempt
+from rebalancer.rollout.calls import VAGUE_CODES
+from rebalancer.rollout.disk_files import left_behind
 from rebalancer.rollout.driver import (
     CopyDefinition,
+    CreateDisk,
     DiscardImage,
     Failed,
     Look,
@@ -23,6 +26,7 @@ from rebalancer.rollout.driver import (
     Pause,
     ReadProgress,
     ReadResult,
+    RemoveDisk,
     Returned,
     Save,
     ShutDown,
@@ -110,6 +114,8 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             return enter(track, reply, now)  # given up, and it came back after all
         case (ReadProgress(), _):
             return Turn(track=track)
+        case (CreateDisk() | RemoveDisk()) as file, reply:
+            return _file_answered(track, file, reply, around, now)
         case DiscardImage(), Returned():
             assert track.attempt is not None
             gone = replace(track.attempt, image_is_gone=True)
@@ -121,6 +127,22 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
                 note = f"{type(command).__name__} failed: {reply.text}"
                 return Turn(track=fresh.later(now, around.times.look_seconds)).noting(note)
             return Turn(track=fresh.later(now, 0))
+
+
+def _file_answered(
+    track: Track,
+    file: CreateDisk | RemoveDisk,
+    reply: Returned | Failed,
+    around: Surroundings,
+    now: datetime,
+) -> Turn:
+    assert track.attempt is not None
+    files = track.attempt.disk_files.told(file, reply)
+    fresh = replace(track, settling=None, attempt=replace(track.attempt, disk_files=files))
+    if isinstance(reply, Failed):
+        note = f"{type(file).__name__} failed: {reply.text}"
+        return Turn(track=fresh.later(now, around.times.look_seconds)).noting(note)
+    return Turn(track=fresh.later(now, 0))
 
 
 def _asked_everybody(look: Look, track: Track, around: Surroundings) -> bool:
@@ -283,13 +305,33 @@ def _end(track: Track, ended: Ended, now: datetime) -> Turn:
         state = S.ABORTED if track.on_request else S.FAILED_SAFE
         source = track.migration.source
         text = f"{track.migration.vm_name} runs on {source}: {track.called_off}"
-        return Turn(track=track.enter(state, now, text))
-    return Turn(track=track.enter(ended.state, now, ended.text))
+        return _over(track, Ended(state=state, text=text), now)
+    return _over(track, ended, now)
+
+
+def _over(track: Track, ended: Ended, now: datetime) -> Turn:
+    """End it, and name the files that are left of its disks."""
+    attempt = track.attempt
+    assert attempt is not None
+    left = left_behind(track.migration, attempt.disk_files, attempt.issued, ended.state)
+    text = f"{ended.text.removesuffix('.')}. {left}" if left else ended.text
+    return Turn(track=track.enter(ended.state, now, text))
 
 
 def _end_with_result(track: Track, reply: Returned | Failed, now: datetime) -> Turn:
     ended = track.ending
     assert ended is not None
     if isinstance(reply, Returned) and isinstance(reply.value, TransferProgress):
-        track = replace(track, result=reply.value)
-    return Turn(track=track.enter(ended.state, now, ended.text))
+        track = replace(track, result=_with_disks_of(track.result, reply.value))
+    return _over(track, ended, now)
+
+
+def _with_disks_of(before: TransferProgress | None, result: TransferProgress) -> TransferProgress:
+    """Add what was copied of disks, which the statistics of a job that is over leave out."""
+    if before is None or result.disk_transferred_bytes:
+        return result
+    return replace(
+        result,
+        transferred_bytes=result.transferred_bytes + before.disk_transferred_bytes,
+        disk_transferred_bytes=before.disk_transferred_bytes,
+    )

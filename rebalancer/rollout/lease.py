@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 STALE_AFTER_SECONDS = 120.0
-"""An owner on another machine that was silent for so long is taken for dead."""
+"""An owner on another machine that was watched being silent for so long is taken for dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,36 @@ def this_process() -> Owner:
         namespace=_namespace(),
         started=_started(os.getpid()),
     )
+
+
+def child_process(pid: int) -> Owner:
+    """Identify a process on this machine that has not been waited for."""
+    return replace(this_process(), pid=pid, started=_started(pid))
+
+
+def is_alive(owner: Owner) -> bool:
+    """Whether `owner` is certain to run, on this machine; of others nothing is certain."""
+    here = this_process()
+    is_here = (owner.host, owner.boot, owner.namespace) == (here.host, here.boot, here.namespace)
+    return is_here and bool(owner.boot) and not is_dead(owner)
+
+
+def seconds_awake() -> float:
+    """Seconds that nobody sets, and that stand still while the machine sleeps.
+
+    Whoever waits for a sign of life must not count time in which all machines were suspended.
+    """
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def this_clock() -> str:
+    """Name the clock of `seconds_awake`: all processes that are told the same share it."""
+    try:
+        namespace = str(Path("/proc/self/ns/time").readlink())
+    except OSError:
+        namespace = ""
+    boot = _boot_id()
+    return f"{boot} {namespace}".strip() if boot else f"{socket.gethostname()} {os.getpid()}"
 
 
 def is_dead(owner: Owner, *, may_be_elsewhere: bool = False) -> bool:

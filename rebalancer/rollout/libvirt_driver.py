@@ -10,23 +10,23 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, assert_never
 
 from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.errors import RolloutError
 from rebalancer.rollout import libvirt_definitions as definitions
-from rebalancer.rollout import libvirt_images
-from rebalancer.rollout.background import Link, in_background
+from rebalancer.rollout import libvirt_disks, libvirt_images
+from rebalancer.rollout.background import in_background
 from rebalancer.rollout.calls import NO_DOMAIN, OPERATION_INVALID, Call, LookCall, RefusedError
+from rebalancer.rollout.disk_files import why_not_remove
 from rebalancer.rollout.driver import (
     Abort,
     Absent,
     Clock,
     Command,
     CopyDefinition,
+    CreateDisk,
     DiscardImage,
     EndStaleCopy,
     HostView,
@@ -38,6 +38,7 @@ from rebalancer.rollout.driver import (
     Pending,
     ReadProgress,
     ReadResult,
+    RemoveDisk,
     Reply,
     Restore,
     Resume,
@@ -53,6 +54,7 @@ from rebalancer.rollout.driver import (
     Undefine,
     Unreachable,
 )
+from rebalancer.rollout.libvirt_connections import CallLimits, Connections, HostAddress
 from rebalancer.rollout.libvirt_request import (
     Request,
     definition_request,
@@ -68,36 +70,6 @@ ONLY_ON_SOURCE = (OPERATION_INVALID, OPERATION_UNSUPPORTED)
 """Answers to who asks the target of a migration for its statistics; versions differ."""
 KEEPALIVE_INTERVAL_SECONDS = 5
 KEEPALIVE_COUNT = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostAddress:
-    """How a host is reached."""
-
-    uri: str
-    """By this program: `qemu+ssh://root@h1/system`, `qemu+tls://h1/system`."""
-    peer_uri: str | None = None
-    """By the other hosts' libvirtd, if that is another one; peer-to-peer migration uses it."""
-    migration_uri: str | None = None
-    """Where guests' memory is to be sent: `tcp://10.0.1.1`. `None`: libvirt chooses."""
-    storage: Mapping[str, str] = field(default_factory=dict)
-    """Where it has shared storage mounted, by what all hosts call that."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallLimits:
-    """How long calls may take before they are given up."""
-
-    call_seconds: float = 60.0
-    connect_seconds: float = 15.0
-    """For a connection, before a call on it is given up unmade. Far less than the time for which
-    all has to be quiet before a process that took over starts anything (`track.Times`)."""
-    look_seconds: float = 20.0
-    abort_seconds: float = 30.0
-    image_seconds: float = 1800.0
-    """To save a guest's memory, or to read it back."""
-    migrate_seconds: float = 6 * 3600.0
-    """Long after every deadline of a rollout: it would have aborted the job by then."""
 
 
 class LibvirtDriver:
@@ -118,12 +90,11 @@ class LibvirtDriver:
         sends memory over several TCP streams, which pays on links that one cannot fill.
         """
         self._libvirt = _import_libvirt()
-        self._hosts = dict(hosts)
         self._clock = clock
         self._limits = limits or CallLimits()
         self._tls = tls
         self._parallel_connections = parallel_connections
-        self._links = {host: self._link(host) for host in self._hosts}
+        self._reach = Connections(hosts, self._connect, clock, self._limits)
         self._calls: dict[Ticket, Call | LookCall] = {}
         self._issued = 0
         _start_event_loop(self._libvirt)
@@ -163,12 +134,7 @@ class LibvirtDriver:
     def close(self) -> None:
         """Let go of connections; what is being transferred goes on."""
         self._calls.clear()
-        taken = [link.take() for link in self._links.values()]
-        closing = [in_background("close", found.close) for found in taken if found is not None]
-        for future in closing:
-            # A connection that hangs while it is closed is left behind, like any other call.
-            if not future.done():
-                threading.Event().wait(0.01)
+        self._reach.close()
 
     def _limit_of(self, command: Command) -> float:
         match command:
@@ -182,46 +148,15 @@ class LibvirtDriver:
 
     # Connections -------------------------------------------------------------------------------
 
-    def _link(self, host: HostId) -> Link[Any]:
-        return Link(
-            host,
-            partial(self._connect, host),
-            lambda connection: bool(connection.isAlive()),
-            self._clock,
-            give_up_seconds=2 * self._limits.call_seconds,
-        )
-
     def _connect(self, host: HostId) -> Any:  # noqa: ANN401  libvirt has no types
-        connection = self._libvirt.open(self._address(host).uri)
+        connection = self._libvirt.open(self._reach.address(host).uri)
         # A local socket needs no keep-alive, and refuses it.
         with contextlib.suppress(self._libvirt.libvirtError):
             connection.setKeepAlive(KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT)
         return connection
 
-    def _address(self, host: HostId) -> HostAddress:
-        if host not in self._hosts:
-            raise RefusedError(f"host {host} is not among the configured ones", code=None)
-        return self._hosts[host]
-
-    def _connection(self, host: HostId) -> Any:  # noqa: ANN401
-        self._address(host)
-        return self._links[host].get(self._limits.connect_seconds)
-
-    def _own_connection(self, host: HostId) -> Any:  # noqa: ANN401
-        """Make one for a single long call, or raise `TimeoutError`.
-
-        Where that hangs the call would come when it was given up long ago, and the hosts had been
-        looked at for its effect; so it is not made at all.
-        """
-        opening = in_background(f"connect to {host} anew", partial(self._connect, host))
-        try:
-            return opening.result(self._limits.connect_seconds)
-        except TimeoutError:
-            opening.add_done_callback(_close_unused)
-            raise
-
     def _domain(self, host: HostId, vm: VmId) -> Any:  # noqa: ANN401
-        return self._connection(host).lookupByUUIDString(vm)
+        return self._reach.shared(host).lookupByUUIDString(vm)
 
     # Looking -----------------------------------------------------------------------------------
 
@@ -282,12 +217,16 @@ class LibvirtDriver:
             case Abort():
                 self._abort(command)
             case CopyDefinition(host=host, target=target):
-                there = self._connection(target) if target != host else None
+                there = self._reach.shared(target) if target != host else None
                 definitions.copy(self._libvirt, self._domain(host, command.vm), there)
             case Undefine():
                 definitions.remove(self._libvirt, self._domain(command.host, command.vm))
             case EndStaleCopy():
                 self._end_stale_copy(command)
+            case CreateDisk(host=host):
+                libvirt_disks.create(self._libvirt, self._reach.shared(host), command)
+            case RemoveDisk():
+                self._remove_disk(command)
             case Save() | Restore() | DiscardImage():
                 self._handle_image(command)
             case ReadProgress():
@@ -344,7 +283,7 @@ class LibvirtDriver:
             command,
             tls=self._tls,
             parallel_connections=self._parallel_connections,
-            migration_uri=self._address(command.target).migration_uri,
+            migration_uri=self._reach.address(command.target).migration_uri,
         )
         self._refuse_if_at_work(self._domain(command.host, command.vm))
         ended = threading.Event()
@@ -361,8 +300,8 @@ class LibvirtDriver:
 
     def _migrate_to(self, command: Migrate | MoveDefinition, request: Request) -> None:
         """Make the long call, on a connection that nothing else uses."""
-        target = self._address(command.target)
-        connection = self._own_connection(command.host)
+        target = self._reach.address(command.target)
+        connection = self._reach.own(command.host)
         try:
             domain = connection.lookupByUUIDString(command.vm)
             domain.migrateToURI3(target.peer_uri or target.uri, request.parameters, request.flags)
@@ -406,8 +345,8 @@ class LibvirtDriver:
         """Save, load or delete a guest's memory: long calls, on a connection of their own."""
         if self._tls and isinstance(command, Save):
             raise RefusedError("memory must be encrypted on its way, and to storage it is not")
-        folder = libvirt_images.image_folder(self._address(command.host).storage, command)
-        connection = self._own_connection(command.host)
+        folder = libvirt_images.image_folder(self._reach.address(command.host).storage, command)
+        connection = self._reach.own(command.host)
         try:
             match command:
                 case Save():
@@ -431,6 +370,13 @@ class LibvirtDriver:
             raise RefusedError("; ".join(against))
         domain.destroy()
 
+    def _remove_disk(self, command: RemoveDisk) -> None:
+        """Delete a copy, after both hypervisors have said once more where the VM is."""
+        there, kept = (self._view(host, command.vm) for host in (command.host, command.keep))
+        if against := list(why_not_remove(there, kept)):
+            raise RefusedError("; ".join(against))
+        libvirt_disks.remove(self._libvirt, self._reach.shared(command.host), command)
+
     def _progress(self, command: ReadProgress) -> TransferProgress | None:
         stats = self._domain(command.host, command.vm).jobStats()
         return progress_of(stats) if job_of(stats) is JobKind.MIGRATION_OUT else None
@@ -439,12 +385,6 @@ class LibvirtDriver:
         completed = self._libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
         stats = self._domain(command.host, command.vm).jobStats(completed)
         return progress_of(stats) if stats.get("type", 0) else None
-
-
-def _close_unused(opening: Future[Any]) -> None:
-    """Close a connection that came too late to be used."""
-    if opening.exception() is None:
-        opening.result().close()
 
 
 def _import_libvirt() -> Any:  # noqa: ANN401

@@ -42,6 +42,7 @@ def migration_request(
         | (lv.VIR_MIGRATE_POSTCOPY if command.post_copy else 0)
         | (lv.VIR_MIGRATE_TLS if tls else 0)
         | (lv.VIR_MIGRATE_PARALLEL if streams else 0)
+        | (lv.VIR_MIGRATE_NON_SHARED_DISK if command.disks else 0)
     )
     if command.persistent:
         flags |= lv.VIR_MIGRATE_PERSIST_DEST | lv.VIR_MIGRATE_UNDEFINE_SOURCE
@@ -49,6 +50,9 @@ def migration_request(
     parameters: dict[str, Any] = {lv.VIR_MIGRATE_PARAM_BANDWIDTH: speed}
     if command.post_copy:
         parameters[lv.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = speed
+    if command.disks:
+        # Without this list libvirt would copy disks that both hosts reach onto themselves.
+        parameters[lv.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(command.disks)
     if streams:
         parameters[lv.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = streams
     if migration_uri:

@@ -94,6 +94,9 @@ def progress_of(stats: Mapping[str, Any]) -> TransferProgress:
         bytes_per_second=_number(stats.get("memory_bps")),
         elapsed_seconds=_seconds(stats.get("time_elapsed")),
         downtime_seconds=_seconds(stats.get("downtime")),
+        disk_total_bytes=float(stats.get("disk_total", 0)),
+        disk_remaining_bytes=float(stats.get("disk_remaining", 0)),
+        disk_transferred_bytes=float(stats.get("disk_processed", 0)),
     )
 
 

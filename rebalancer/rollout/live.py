@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 
 from rebalancer.cluster.inventory import Mode, VmState
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout import finish
+from rebalancer.rollout import disk_files, finish
 from rebalancer.rollout.admission import LEAST_BYTES_PER_SECOND
 from rebalancer.rollout.driver import (
     Abort,
+    CreateDisk,
     DomainView,
     Failed,
     Look,
@@ -39,6 +40,8 @@ from rebalancer.rollout.precopy import (
 from rebalancer.rollout.reconcile import LookAgain, StillMoving, reconcile
 from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
 
+S = MigrationState
+
 TRIES = 3
 """How often a guest is paused or switched to post-copy before the migration is called off."""
 
@@ -48,18 +51,41 @@ def begin(track: Track, now: datetime) -> Turn:
     migration, attempt = track.migration, track.attempt
     assert attempt is not None
     watch = Watch.begun(now, migration.max_downtime_seconds)
-    return Turn(track=replace(track, watch=watch)).issuing(
+    begun = replace(track, watch=watch)
+    if file := disk_files.next_file(migration, attempt.disk_files):
+        return Turn(track=begun).issuing(file)
+    each = track.granted_bytes_per_second
+    if len(migration.disks) > 1:
+        # Every disk gets all that is told, so they are told to share until memory's turn comes.
+        each = max(LEAST_BYTES_PER_SECOND, each / len(migration.disks))
+        begun = replace(begun, slowed_to_bytes_per_second=each)
+    return Turn(track=begun).issuing(
         Migrate(
             vm=migration.vm,
             host=migration.source,
             target=migration.target,
-            bytes_per_second=track.granted_bytes_per_second,
+            bytes_per_second=each,
             max_downtime_seconds=migration.max_downtime_seconds,
             persistent=attempt.before.persistent,
             auto_converge=migration.mode is Mode.AUTO_CONVERGE,
             post_copy=migration.mode is Mode.POST_COPY,
+            disks=tuple(disk.target for disk in migration.disks),
         )
     )
+
+
+def _file_answered(track: Track, file: CreateDisk, reply: Returned | Failed, now: datetime) -> Turn:
+    """Go on to the next file or to the migration; without one of its files it is over."""
+    attempt = track.attempt
+    assert attempt is not None
+    heard = replace(attempt, disk_files=attempt.disk_files.told(file, reply))
+    if isinstance(reply, Failed):
+        over = replace(track, attempt=replace(heard, error=reply.text)).enter(S.FINISH, now)
+        return Turn(track=over).noting(f"{file.path} could not be made: {reply.text}")
+    made = replace(track, attempt=heard)
+    if track.called_off:
+        return Turn(track=made.enter(S.FINISH, now))
+    return begin(made, now).noting(f"{file.path} was made on {file.host} for a copy of its disk")
 
 
 def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) -> Turn:
@@ -67,6 +93,8 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
     match heard.command, heard.reply:
         case Migrate(), reply:
             return finish.enter(track, reply, now)
+        case CreateDisk() as file, reply:
+            return _file_answered(track, file, reply, now)
         case ReadProgress(), Returned(value=TransferProgress() as progress):
             return _sampled(track, progress, now)
         case Look(), Returned(value=Sighting() as sighting):
@@ -143,6 +171,8 @@ def _not_paused(track: Track, reply: Failed, now: datetime) -> Turn:
 def on_time(track: Track, around: Surroundings, now: datetime) -> Turn:
     """Read the progress when it is due, and judge it."""
     turn = Turn(track=track)
+    if track.awaits(CreateDisk):
+        return turn  # nothing moves yet that could be watched, or aborted
     if track.is_due(now):
         turn = _poll(track.later(now, around.times.poll_seconds), around, now)
     turn = turn.then(_paced(turn.track, around))
@@ -155,6 +185,8 @@ def _paced(track: Track, around: Surroundings) -> Turn:
     if track.state is not MigrationState.TRANSFER or track.called_off or granted <= 0:
         return turn
     assert track.watch is not None
+    if track.watch.is_copying_disks:
+        return turn  # libvirt lets nobody change the pace of that
     is_waited_for = track.watch.paused_at is not None or track.watch.switched
     # A guest that stands still, or needs its memory from afar, is not made to wait longer.
     ratio = 1.0 if is_waited_for else around.pace_ratio
@@ -255,7 +287,7 @@ def may_be_called_off(track: Track) -> bool:
         and not track.called_off
         and track.migration.mode not in (Mode.COLD, Mode.OFFLINE)
         and track.attempt is not None
-        and (track.attempt.open_call or track.awaits(Migrate))
+        and (track.attempt.open_call or track.awaits(Migrate) or track.awaits(CreateDisk))
         and track.watch is not None
         and not track.watch.switched
     )

@@ -97,6 +97,7 @@ class Loop:
         self._tracks: dict[str, Track] = {}
         self._issued: list[_Issued] = []
         self._frozen: dict[Any, str] = {}
+        self._were_drained: set[HostId] = set()
         self._ceilings: Ceilings = {}
         self._asked_for = Wishes()
         self._wishes_at: datetime | None = None
@@ -290,6 +291,9 @@ class Loop:
     def _round(self) -> Round:
         settings, snapshot = self._settings, self._snapshot()
         wishes = self._wishes()
+        # Once nothing may begin any more it does not matter what is drained, and is not asked.
+        drained = self._drained(snapshot) if self._may_begin_something else {}
+        self._were_drained |= drained.keys()
         return Round(
             snapshot=snapshot,
             limits=wishes.narrowed(settings.limits),
@@ -300,7 +304,8 @@ class Loop:
             paused=wishes.why_paused or self._desk.why_waiting,
             pace_ratio=wishes.pace_ratio(settings.limits),
             budget=settings.budget,
-            closed=self._drained(snapshot) if self._may_begin_something else {},
+            closed=drained,
+            taken_back=frozenset(self._were_drained - drained.keys()),
             frozen=self._frozen,
             asks_leave=self._desk.guards_migrations,
             hook_replies=self._desk.replies,

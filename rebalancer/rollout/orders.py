@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from rebalancer.cluster.inventory import HostId
 from rebalancer.rollout import tables
 from rebalancer.rollout.journal_part import JournalPart
+from rebalancer.rollout.maintenance_journal import end_maintenance
 from rebalancer.rollout.records import DrainMark
 from rebalancer.rollout.rows import as_instant
 from rebalancer.rollout.wishes import Wishes, row_of, wishes_from
@@ -22,13 +23,16 @@ class Orders(JournalPart):
         self._want(cluster, host, "drain", reason)
 
     def unmark_drain(self, cluster: str, host: HostId, reason: str = "") -> None:
-        """Note that a host may be used again."""
+        """Note that a host may be used again, and that maintenance of it is over."""
         self._want(cluster, host, "undrain", reason)
 
     def _want(self, cluster: str, host: HostId, wanted: str, reason: str) -> None:
         table = tables.drains
         with self._writing() as db:
             here = sa.and_(table.c.cluster == cluster, table.c.host == host)
+            if wanted == "undrain":
+                elsewhere = self._database.is_shared
+                end_maintenance(db, cluster, host, may_be_elsewhere=elsewhere)
             same = db.execute(sa.select(table.c.wanted).where(here)).scalar() == wanted
             if same:
                 return

@@ -22,6 +22,9 @@ for less. How long the guest waits for single pages afterwards, nobody can promi
 LEAST_PAUSE_SECONDS = 0.001
 """libvirt takes milliseconds, so that nobody can be held to less."""
 
+COPYING_MODES = frozenset({Mode.LIVE, Mode.AUTO_CONVERGE, Mode.SUSPEND})
+"""In these a migration that fails leaves the disks of the source as they are."""
+
 _ROUNDING = 1 + 1e-9
 
 
@@ -43,6 +46,10 @@ def objections(
             f"the policy does not let memory be saved to storage {migration.saved_to} "
             f"(migration.save_to: {allowed})"
         )
+    if migration.disks and not permissions.local_disks:
+        yield "the policy does not let local disks be copied (migration.local_disks: false)"
+    if migration.disks and migration.mode not in COPYING_MODES:
+        yield f"a migration in mode {migration.mode} copies no disks (disks)"
     if not uses_the_network(migration.mode):
         return
     limit = longest_pause_seconds(migration.mode, vm, permissions)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rebalancer.cluster.compatibility import misfits
+from rebalancer.cluster.disks import folder_needs
 from rebalancer.cluster.inventory import (
     Assignment,
     Host,
@@ -215,7 +216,9 @@ def _its_target(migration: Migration, scene: Scene) -> Precheck | None:
     if permissions and (against := next(objections(migration, vm, permissions), "")):
         return Drop(why=against)
     obstacles = [
-        *misfits(vm, source, target),
+        *misfits(vm, source, target, copies_disks=bool(migration.disks)),
+        *_other_disks(vm, migration),
+        *_no_room_for_disks(vm, target, scene),
         *_owners_word(vm, migration),
         *_out_of_reach(migration, source, target),
     ]
@@ -229,6 +232,26 @@ def _out_of_reach(migration: Migration, source: Host, target: Host) -> Iterator[
     for host in (source, target):
         if migration.saved_to and migration.saved_to not in (host.storage or ()):
             yield f"{host.name} does not reach storage {migration.saved_to}"
+
+
+def _other_disks(vm: Vm, migration: Migration) -> Iterator[str]:
+    """What is copied must be what the VM has: all of it, and nothing else."""
+    planned = {disk.identity for disk in migration.disks}
+    if planned != {disk.identity for disk in vm.local_disks} and (planned or vm.local_disks):
+        yield "its local disks are not those that the plan was made with"
+
+
+def _no_room_for_disks(vm: Vm, target: Host, scene: Scene) -> Iterator[str]:
+    """Copies that others of this rollout made there, or make, fill up what was free."""
+    arriving = {other.vm for other in scene.in_flight if other.target == target.id}
+    arriving |= {other for other, host in scene.moved.items() if host == target.id}
+    known = scene.snapshot.vm_by_id
+    others = [disk for v in arriving - {vm.id} if v in known for disk in known[v].local_disks]
+    taken = folder_needs(others)
+    free = target.disk_pools or {}
+    for folder, needed in folder_needs(vm.local_disks).items():
+        if taken.get(folder, 0) + needed > free.get(folder, 0):
+            yield f"{folder} has no room for its local disks beside those of other migrations"
 
 
 def _owners_word(vm: Vm, migration: Migration) -> Iterator[str]:

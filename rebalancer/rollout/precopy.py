@@ -62,6 +62,8 @@ class Watch:
     passes_since_best: int = 0
     downtime_seconds: float
     """The pause that the hypervisor may end with just now."""
+    is_copying_disks: bool = False
+    """Disks are being copied: of memory, and so of passes, there is nothing to be said yet."""
     paused_at: datetime | None = None
     switched: bool = False
     """Post-copy has begun: nothing can be called off any more."""
@@ -84,8 +86,11 @@ class Watch:
             flowed_at=now if flowed else self.flowed_at,
             bytes_per_second=self._rate(progress, now),
             transferred_bytes=progress.transferred_bytes,
-            remaining_bytes=progress.remaining_bytes,
+            is_copying_disks=progress.is_copying_disks,
         )
+        if progress.is_copying_disks:
+            return sampled
+        sampled = replace(sampled, remaining_bytes=progress.remaining_memory_bytes)
         begins_pass = progress.iteration != self.iteration
         return sampled._at_pass(progress, now) if begins_pass else sampled
 
@@ -102,7 +107,7 @@ class Watch:
         return SMOOTHING * newest + (1 - SMOOTHING) * self.bytes_per_second
 
     def _at_pass(self, progress: TransferProgress, now: datetime) -> Watch:
-        size = progress.remaining_bytes
+        size = progress.remaining_memory_bytes
         better = size < SHRINKS_BELOW * self.best_pass_bytes
         return replace(
             self,
@@ -197,6 +202,8 @@ def judge(
     elapsed_seconds = (now - watch.started_at).total_seconds()
     if elapsed_seconds >= mandate.deadline_seconds:
         late = f"after {elapsed_seconds:.0f} s it was not done"
+        if watch.is_copying_disks:
+            return CallOff(why=f"{late}, its disks were still being copied")
         return _last_resort(watch, mandate, late)
     if watch.found_its_floor:
         return _judge_stalled(watch, mandate, now, wider_bytes_per_second)

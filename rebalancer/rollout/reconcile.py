@@ -50,6 +50,7 @@ from rebalancer.rollout.decisions import (
     StillMoving,
     when_all_answer,
 )
+from rebalancer.rollout.disk_files import removal
 from rebalancer.rollout.driver import (
     Absent,
     CopyDefinition,
@@ -185,6 +186,17 @@ class _Case:
     def back_to_normal(self, source: DomainView) -> Decision:
         """It runs on the source; undo what a cold move prepared."""
         attempt = self.attempt
+        if (file := removal(attempt.migration, attempt.disk_files)) and (
+            isinstance(self.target, Absent)
+        ):
+            return when_all_answer(
+                self.sighting,
+                Repair(
+                    command=file,
+                    text=f"{file.path}, made on {file.host} for a copy, is removed again",
+                    then=self.end.failed_safe(),
+                ),
+            )
         copied = attempt.has_issued(CopyDefinition) and not attempt.before.target_had_definition
         target = self.target
         failed = self.end.failed_safe()

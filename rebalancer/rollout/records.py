@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import HostId, Mode, VmId
 from rebalancer.cluster.plan import (
     Confidence,
@@ -128,7 +129,10 @@ class DrainMark:
 
 def migration_to_json(migration: Migration) -> dict[str, Any]:
     """Write a migration as the journal keeps it."""
-    return asdict(migration)
+    written = asdict(migration)
+    if not migration.disks:
+        del written["disks"]  # so that programs of before there were any can read it
+    return written
 
 
 def migration_from_json(written: Mapping[str, Any]) -> Migration:
@@ -141,6 +145,7 @@ def migration_from_json(written: Mapping[str, Any]) -> Migration:
             "mode": Mode(written["mode"]),
             "priority": Priority(written["priority"]),
             "depends_on": tuple(written["depends_on"]),
+            "disks": tuple(LocalDisk(**disk) for disk in written.get("disks", ())),
             "predicted": Prediction(**predicted),
         }
     )

@@ -106,7 +106,7 @@ def move_from(row: MigrationRow) -> Move:
         target=migration.target,
         priority=migration.priority,
         at=row.changed_at,
-        memory_bytes=migration.memory_bytes,
+        memory_bytes=migration.memory_bytes + migration.disk_bytes,
     )
 
 

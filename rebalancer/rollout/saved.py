@@ -15,7 +15,7 @@ from datetime import datetime
 
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout import finish
-from rebalancer.rollout.attempt import VAGUE_CODES
+from rebalancer.rollout.calls import VAGUE_CODES
 from rebalancer.rollout.driver import (
     Absent,
     DomainView,

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from rebalancer.rollout import tables
 
-VERSION = 2
+VERSION = 3
 """Raised with every change of a table, together with a step in `_STEPS`."""
 
 
@@ -64,5 +64,12 @@ def _policy_in(plan: str) -> str:
         return ""
 
 
-_STEPS: Mapping[int, Callable[[sa.Connection], None]] = {1: _name_policies}
+def _only_new_tables(_: sa.Connection) -> None:
+    """From 2 to 3: commands of rolling maintenance, and silent locks that are watched.
+
+    An older program must not work beside this one: it would run such a command a second time.
+    """
+
+
+_STEPS: Mapping[int, Callable[[sa.Connection], None]] = {1: _name_policies, 2: _only_new_tables}
 """By the version that each starts from."""

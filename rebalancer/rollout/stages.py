@@ -160,9 +160,17 @@ def outcome_of(track: Track) -> Outcome:
         text=track.text,
         duration_seconds=_seconds_between(track.requested_at, track.moved_at),
         downtime_seconds=_downtime_seconds(track) if track.state is S.COMPLETE else None,
-        transfer_bytes=result.transferred_bytes if result else None,
+        transfer_bytes=_transfer_bytes(track),
         iterations=result.iteration if result else None,
     )
+
+
+def _transfer_bytes(track: Track) -> float | None:
+    """What was sent; unknown where disks were copied that nobody was there to watch."""
+    result = track.result
+    if result is None or (track.migration.disks and not result.disk_transferred_bytes):
+        return None
+    return result.transferred_bytes
 
 
 def _downtime_seconds(track: Track) -> float | None:

@@ -31,7 +31,7 @@ from datetime import datetime
 from enum import IntEnum
 
 from rebalancer.cluster.inventory import HostId, Snapshot, VmId
-from rebalancer.cluster.plan import Migration, MigrationState
+from rebalancer.cluster.plan import Migration, MigrationState, Priority
 from rebalancer.cluster.policy import Limits, Policy
 from rebalancer.cluster.windows import not_in_time
 from rebalancer.rollout import live
@@ -126,6 +126,8 @@ class Round:
     budget: FailureBudget = field(default_factory=FailureBudget)
     closed: Mapping[HostId, str] = field(default_factory=dict)
     """Hosts that must receive nothing, and why (drained ones, say)."""
+    taken_back: frozenset[HostId] = frozenset()
+    """Hosts that were drained during the rollout, and are not any more: an operator said so."""
     paused: str = ""
     """Who wants nothing to be started for the time being, and why; empty: nobody."""
     pace_ratio: float = 1.0
@@ -243,7 +245,12 @@ def foreign_migrations(tracks: Mapping[str, Track], snapshot: Snapshot) -> tuple
         if t.attempt is not None and (not t.is_ended or t.entered_at >= snapshot.taken_at)
     }
     return tuple(
-        Foreign(vm=vm.id, source=vm.host, target=vm.migrating_to)
+        Foreign(
+            vm=vm.id,
+            source=vm.host,
+            target=vm.migrating_to,
+            bytes_per_second=vm.migrating_bytes_per_second,
+        )
         for vm in snapshot.vms
         if vm.is_migrating and vm.id not in ours
     )
@@ -253,8 +260,8 @@ def _crowd(foreign: Sequence[Foreign], snapshot: Snapshot) -> str:
     names = sorted(snapshot.vm_by_id[other.vm].name for other in foreign)
     more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
     return (
-        f"somebody else is migrating {', '.join(names[:NAMED])}{more}, and with that as many "
-        "migrations run as the limits allow"
+        f"somebody else is migrating {', '.join(names[:NAMED])}{more}, and with that the limits of "
+        "hosts and links allow no more"
     )
 
 
@@ -262,6 +269,9 @@ def _hopeless(track: Track, tracks: Mapping[str, Track], what: Round) -> str:
     """Why a waiting migration can never start; empty if it can."""
     if why := what.frozen.get(track.migration.vm) or _failing(track.migration.target, tracks):
         return why
+    source = track.migration.source
+    if track.migration.priority is Priority.DRAIN and source in what.taken_back:
+        return f"the drain of {source} was taken back meanwhile"
     for name in track.migration.depends_on:
         needed = tracks.get(name)
         if needed is None:
@@ -329,7 +339,8 @@ def _spare(tracks: Mapping[str, Track], track: Track, what: Round) -> float:
         for t in tracks.values()
         if t.is_under_way
     ]
-    return spare_bandwidth(track.migration, flights, what.snapshot, what.limits)
+    foreign = foreign_migrations(tracks, what.snapshot)
+    return spare_bandwidth(track.migration, flights, what.snapshot, what.limits, foreign)
 
 
 def _in_flight(tracks: Mapping[str, Track]) -> Iterable[Migration]:

@@ -75,6 +75,21 @@ drain_hooks = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
 )
 
+maintenance = sa.Table(
+    "maintenance",
+    metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("host", sa.String, primary_key=True),
+    sa.Column("run", sa.String, nullable=False, index=True),
+    sa.Column("command", sa.Text, nullable=False),
+    sa.Column("phase", sa.String, nullable=False),
+    sa.Column("begun_at", sa.String, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("process", sa.Text),
+    sa.Column("ended_at", sa.String),
+    sa.Column("failure", sa.Text, nullable=False),
+)
+
 wishes = sa.Table(
     "wishes",
     metadata,
@@ -96,6 +111,16 @@ lease = sa.Table(
     sa.Column("token", sa.Integer, nullable=False),
     sa.Column("heartbeat_at", sa.String, nullable=False),
     sa.Column("released", sa.Boolean, nullable=False),
+)
+
+lease_watches = sa.Table(
+    "lease_watches",
+    metadata,
+    sa.Column("cluster", sa.String, primary_key=True),
+    sa.Column("machine", sa.String, primary_key=True),
+    sa.Column("token", sa.Integer, nullable=False),
+    sa.Column("heartbeat_at", sa.String, nullable=False),
+    sa.Column("since_seconds", sa.Float, nullable=False),
 )
 
 leaders = sa.Table(

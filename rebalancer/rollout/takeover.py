@@ -14,7 +14,7 @@ from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import MigrationState, Outcome
 from rebalancer.rollout.attempt import Attempt
 from rebalancer.rollout.chronicle import attempt_from
-from rebalancer.rollout.driver import SwitchToPostCopy
+from rebalancer.rollout.driver import Migrate, SwitchToPostCopy
 from rebalancer.rollout.precopy import Watch
 from rebalancer.rollout.records import MigrationRow, Record, RecordKind
 from rebalancer.rollout.settings import Settings
@@ -39,7 +39,7 @@ def taken_up(
         return _never_begun(row)
     requested_at = next(r.at for r in records if r.kind is RecordKind.INTENT)
     mandate = mandate_for(row.migration, snapshot, settings.permissions, settings.times)
-    return Track(
+    track = Track(
         migration=row.migration,
         mandate=mandate,
         state=MigrationState.FINISH,
@@ -47,6 +47,20 @@ def taken_up(
         attempt=attempt,
         requested_at=requested_at,
         watch=_watch_again(attempt, now),
+    )
+    return _sharing_no_more(track, attempt)
+
+
+def _sharing_no_more(track: Track, attempt: Attempt) -> Track:
+    """Remember what its disks were told to share, so that its memory gets all of it."""
+    asked = [command for command in attempt.issued if isinstance(command, Migrate)]
+    if not asked or len(asked[-1].disks) < 2:
+        return track
+    each = asked[-1].bytes_per_second
+    return replace(
+        track,
+        granted_bytes_per_second=each * len(asked[-1].disks),
+        slowed_to_bytes_per_second=each,
     )
 
 

@@ -7,13 +7,14 @@ Only `open_for_change` makes a driver.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.policy import Policy
 from rebalancer.collect.dirty_rate_probe import LibvirtDirtyRateProbe
 from rebalancer.collect.libvirt_source import LibvirtSource
+from rebalancer.collect.remembered_use import UseMemory
 from rebalancer.collect.snapshot_file import SnapshotFile
 from rebalancer.collect.sources import DirtyRateProbe, InventorySource
 from rebalancer.errors import UsageError
@@ -21,7 +22,7 @@ from rebalancer.rollout.driver import Clock, HypervisorDriver
 from rebalancer.rollout.hooks import NO_HOOKS, Hooks
 from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from rebalancer.rollout.power import CensusTaker, PowerDriver
-from rebalancer.service.clock import SystemClock
+from rebalancer.service.clock import SteadyClock, SystemClock
 from rebalancer.service.config import Settings
 from rebalancer.service.configured import (
     call_limits,
@@ -73,6 +74,13 @@ class ReadAccess:
     source itself answers at once."""
     is_real: bool = True
     """Whether hosts that are drained according to the journal are drained in here too."""
+    has_past: bool = True
+    """Whether what the journal tells of its VMs has happened to them: a scenario begins anew each
+    time, so that what an earlier rehearsal moved has not been moved in it."""
+
+    def for_a_rollout(self) -> ReadAccess:
+        """The same, by a clock that nobody can set while VMs are moved."""
+        return replace(self, clock=SteadyClock()) if type(self.clock) is SystemClock else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +104,23 @@ class ChangeAccess:
         self.driver.close()
 
 
-def open_for_reading(settings: Settings, where: Where) -> ReadAccess:
-    """Reach the cluster without any means to change it."""
+def open_for_reading(
+    settings: Settings, where: Where, memory: UseMemory | None = None
+) -> ReadAccess:
+    """Reach the cluster without any means to change it; `memory` keeps what was used before."""
     if where.scenario is not None and where.snapshot is not None:
         raise UsageError("give --scenario or --snapshot, not both: a plan is for one cluster")
     if where.scenario is not None:
-        scenario = read_scenario(where.scenario)
-        return simulated(scenario, scenario.build())
+        scenario = _rehearsed(settings, where.scenario)
+        return replace(simulated(scenario, scenario.build()), has_past=False)
     if where.snapshot is not None:
         return _saved(where.snapshot)
-    return _configured(settings)
+    return _configured(settings, memory)
 
 
-def open_for_change(settings: Settings, where: Where) -> ChangeAccess:
+def open_for_change(
+    settings: Settings, where: Where, memory: UseMemory | None = None
+) -> ChangeAccess:
     """Reach the cluster with a driver."""
     if where.snapshot is not None:
         raise UsageError(
@@ -116,17 +128,17 @@ def open_for_change(settings: Settings, where: Where) -> ChangeAccess:
             "or name a --scenario to rehearse on"
         )
     if where.scenario is not None:
-        scenario = read_scenario(where.scenario)
+        scenario = _rehearsed(settings, where.scenario)
         datacentre = scenario.build()
         power = SimulatedPower(datacentre)
         return ChangeAccess(
-            read=simulated(scenario, datacentre),
+            read=replace(simulated(scenario, datacentre), has_past=False),
             driver=SimulatedDriver(datacentre),
             power=power,
             census=power.census,
             switchable=frozenset(datacentre.hosts),
         )
-    read = _configured(settings)
+    read = _configured(settings, memory)
     switches = settings.power.switch
     return ChangeAccess(
         read=read,
@@ -135,6 +147,19 @@ def open_for_change(settings: Settings, where: Where) -> ChangeAccess:
         power=power_driver(settings, read.clock) if switches else None,
         census=census_taker(settings) if switches else None,
     )
+
+
+def _rehearsed(settings: Settings, file: Path) -> Scenario:
+    """Read a scenario; one called like the configured cluster gets another name.
+
+    Locks, drains and pauses go by the cluster's name: a rehearsal must not have those of real
+    hosts, nor they its.
+    """
+    scenario = read_scenario(file)
+    spec = scenario.datacentre
+    if not settings.hosts or spec.cluster != settings.cluster:
+        return scenario
+    return replace(scenario, datacentre=replace(spec, cluster=f"{spec.cluster} (scenario)"))
 
 
 def simulated(scenario: Scenario, datacentre: Datacentre) -> ReadAccess:
@@ -173,7 +198,7 @@ def _saved(file: Path) -> ReadAccess:
     )
 
 
-def _configured(settings: Settings) -> ReadAccess:
+def _configured(settings: Settings, memory: UseMemory | None) -> ReadAccess:
     hosts = known_asleep(libvirt_hosts(settings), power_marks(settings, settings.cluster))
     if not hosts:
         raise UsageError(
@@ -189,12 +214,13 @@ def _configured(settings: Settings) -> ReadAccess:
         links=links_of(settings),
         racks=racks_of(settings),
         sampling_seconds=settings.collect.sampling_seconds,
+        counts_waiting=settings.collect.count_waiting,
         timeout_seconds=settings.collect.timeout_seconds,
     )
     return ReadAccess(
         cluster=settings.cluster,
         host_names=tuple(host.name for host in hosts),
-        source=with_history(settings, source, clock.now),
+        source=with_history(settings, source, clock.now, memory),
         facts=source,
         clock=clock,
         uris=migration_uris(settings),
@@ -207,7 +233,7 @@ def _configured(settings: Settings) -> ReadAccess:
 def _libvirt_driver(settings: Settings) -> LibvirtDriver:
     return LibvirtDriver(
         host_addresses(settings),
-        clock=SystemClock(),
+        clock=SteadyClock(),  # it measures how long calls take
         limits=call_limits(settings),
         tls=settings.rollout.tls,
         parallel_connections=settings.rollout.parallel_connections,

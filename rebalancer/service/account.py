@@ -83,6 +83,8 @@ class Status:
     leader: str = ""
     """Which daemon looks after the cluster, and since when; empty: none."""
     hosts: tuple[HostNote, ...] = ()
+    maintenance: tuple[str, ...] = ()
+    """Commands of rolling maintenance that are at work, unclear, or not followed up."""
 
 
 def history_blocks(rows: Sequence[HistoryRow]) -> Iterator[Block]:
@@ -119,6 +121,8 @@ def status_blocks(status: Status) -> Iterator[Block]:
         yield Line(text=status.throttled, tone=Tone.WARN)
     if status.unknown:
         yield _running_table("Unknown outcome: run rebalancer recover", status.unknown)
+    for text in status.maintenance:
+        yield Line(text=text, tone=Tone.WARN)
     if status.running:
         yield _running_table(f"Running, held by {status.lock_holder or 'nobody'}", status.running)
     else:

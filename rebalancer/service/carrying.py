@@ -28,7 +28,7 @@ def look_after(
     session: Session, duty: Duty, reach: Reach, access: ChangeAccess, journal: Journal
 ) -> str:
     """Adopt what an earlier process left under way; return what still has to be seen to."""
-    read = access.read
+    read = access.read.for_a_rollout()
     seen = observe(session, read)
     with journal.hold(read.cluster) as lease, watching(read, seen) as newest:
         results = recover(
@@ -89,16 +89,15 @@ def carry_out(
         if isinstance(event, MigrationEnded):
             _log_migration(plan, event)
 
-    with watching(access.read, snapshot) as newest:
+    read = access.read.for_a_rollout()
+    with watching(read, snapshot) as newest:
         return execute(
             plan,
             driver=access.driver,
-            clock=access.read.clock,
+            clock=read.clock,
             journal=journal,
             snapshot=newest,
-            settings=settings_for(
-                plan, rollout_settings(session.settings, duty.policy, access.read.uris)
-            ),
+            settings=settings_for(plan, rollout_settings(session.settings, duty.policy, read.uris)),
             lease=lease,
             plan_text=plan_to_json(plan),
             on_event=tell,

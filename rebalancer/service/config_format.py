@@ -18,16 +18,19 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from rebalancer.cluster.inventory import HostState, Rack
-from rebalancer.collect.dirty_rate_probe import ProbePlan
-from rebalancer.collect.prometheus_source import HOST_CPU_QUERY, VM_CPU_QUERY
 from rebalancer.collect.snapshot_model import LinkEntry, Name, SiteEntry, Text
-from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
+from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio
 from rebalancer.service.api_format import ApiSettings
 from rebalancer.service.logs import LogFormat
 from rebalancer.service.power_format import HostPowerSettings, PowerSettings
+from rebalancer.service.telemetry_format import (
+    CollectSettings,
+    DirtyRateSettings,
+    Duration,
+    PrometheusSettings,
+)
 
 type Watts = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-type Duration = Annotated[Seconds, Field(gt=0)]
 
 
 def _database_url(text: str) -> str:
@@ -52,17 +55,6 @@ def _libvirt_uri(text: str) -> str:
 def _migration_uri(text: str) -> str:
     if not text.startswith(("tcp://", "rdma://")):
         raise ValueError("is not an address for memory; expected such as tcp://10.0.1.1")
-    return text
-
-
-def _http_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # such as a port that is no number
-        is_usable = False
-    if not is_usable or any(character.isspace() for character in text):
-        raise ValueError("is not an address of a web server; expected such as http://prom1:9090")
     return text
 
 
@@ -187,48 +179,6 @@ class RackSettings(_Section):
         return Rack(name=self.name, uplink_bytes_per_second=self.uplink_bytes_per_second)
 
 
-class CollectSettings(_Section):
-    """How hosts are observed."""
-
-    sampling_seconds: Annotated[Duration, Field(le=600)] = 5.0
-    """CPU use is what was used between two looks this far apart. Longer is steadier, and every
-    command that looks at the cluster waits for it."""
-    timeout_seconds: Annotated[Duration, Field(le=600)] = 10.0
-    """A host that has not answered after this long, beside the sampling, is `unknown` in the
-    snapshot: nothing is moved there, and what it runs is not guessed."""
-
-
-class DirtyRateProbing(StrEnum):
-    """When guests are measured without anybody asking for it."""
-
-    ACTING = "acting"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
-class DirtyRateSettings(_Section):
-    """How fast guests write to their memory: what their migrations take follows from that."""
-
-    probe: DirtyRateProbing = DirtyRateProbing.ACTING
-    """When the VMs that are to move are measured first. `acting`: before VMs are moved (`--yes`,
-    `auto`). `always`: for dry runs, too. `never`: only with `--probe`. Measuring takes 7 seconds
-    for every two guests of a host and reads some of their memory; for that, and only for that, a
-    connection that may write is opened. Guests that something is being done with are left alone."""
-    fresh_seconds: Annotated[Duration, Field(le=7 * 86_400)] = 1800.0
-    """What was measured so lately is not measured again."""
-    keep_seconds: Annotated[Duration, Field(le=90 * 86_400)] = 7 * 86_400.0
-    """What was measured so long ago is still used, as uncertain by half, where nobody may measure.
-    Then the rate is unknown, and a busy guest is assumed."""
-    at_once_per_host: Annotated[int, Field(ge=1, le=64)] = 2
-    """How many guests of a host are measured beside each other."""
-    budget_seconds: Annotated[Duration, Field(le=3600)] = 120.0
-    """After so long no more are measured; those with the most memory come first."""
-
-    def probe_plan(self) -> ProbePlan:
-        """Return what the probe is told."""
-        return ProbePlan(at_once_per_host=self.at_once_per_host, budget_seconds=self.budget_seconds)
-
-
 class PlacementSettings(_Section):
     """How long and with what placements are searched."""
 
@@ -329,36 +279,6 @@ class DaemonSettings(_Section):
     clusters do not ask the same Prometheus in the same second."""
     log: LogFormat = LogFormat.AUTO
     """`text`, `json`, or `auto`: JSON under systemd, text elsewhere. Always to standard output."""
-
-
-class PrometheusSettings(_Section):
-    """Where past CPU use is read, so that plans are for what is to come."""
-
-    url: Annotated[str, AfterValidator(_http_url)] | None = None
-    """The Prometheus server, such as `http://prom1:9090`. Default: none, and plans go by what
-    libvirt measured just now."""
-    vm_cpu_query: Annotated[str, Field(min_length=1, max_length=4096)] = VM_CPU_QUERY
-    """PromQL that gives the cores that each VM used; `$window` in it becomes the length of a
-    sample. The default is for Debian's prometheus-libvirt-exporter."""
-    vm_label: Name = "uuid"
-    """The label that has the VM's libvirt UUID."""
-    host_cpu_query: Annotated[str, Field(min_length=1, max_length=4096)] | None = HOST_CPU_QUERY
-    """The same for hosts, all that runs there included. The default is for node exporter; `null`
-    leaves hosts out."""
-    host_label: Name = "instance"
-    """The label that tells the host."""
-    history_seconds: Annotated[Duration, Field(ge=600, le=60 * 86_400)] = 7 * 86_400.0
-    """How far back is read. Daily habits need four days, weekly ones need 15; every command that
-    plans waits for the reading."""
-    step_seconds: Annotated[Duration, Field(ge=10, le=3600)] = 300.0
-    """The length of one sample: four times the interval at which exporters are scraped, or more."""
-    timeout_seconds: Annotated[Duration, Field(le=600)] = 30.0
-    """How long one question may take. Without an answer a plan is made from what libvirt measured,
-    and nothing is carried out unasked."""
-    max_age_seconds: Annotated[Duration, Field(ge=20, le=86_400)] = 900.0
-    """With a newest sample that is older than this nothing is carried out unasked."""
-    min_coverage: Annotated[Ratio, Field(gt=0)] = 0.95
-    """Nor with a smaller share of running VMs, or of hosts, that have so recent a sample."""
 
 
 class Settings(_Section):

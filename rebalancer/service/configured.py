@@ -12,9 +12,10 @@ from rebalancer.cluster.policy import Policy
 from rebalancer.collect.observations import LibvirtHost
 from rebalancer.collect.past_use import InventoryWithHistory, Requirement
 from rebalancer.collect.prometheus_source import PrometheusSource, UsageQueries
+from rebalancer.collect.remembered_use import UseMemory
 from rebalancer.collect.sources import InventorySource
 from rebalancer.rollout.executor import Settings as ExecutorSettings
-from rebalancer.rollout.libvirt_driver import CallLimits, HostAddress
+from rebalancer.rollout.libvirt_connections import CallLimits, HostAddress
 from rebalancer.rollout.steps import FailureBudget
 from rebalancer.rollout.track import Times
 from rebalancer.service.config_format import HostSettings, Settings
@@ -70,28 +71,35 @@ def racks_of(settings: Settings) -> tuple[Rack, ...]:
 
 
 def with_history(
-    settings: Settings, inventory: InventorySource, now: Callable[[], datetime]
+    settings: Settings,
+    inventory: InventorySource,
+    now: Callable[[], datetime],
+    memory: UseMemory | None = None,
 ) -> InventorySource:
-    """Add past use to what `inventory` sees, where a Prometheus is configured."""
+    """Add past use to what `inventory` sees, where a Prometheus is configured.
+
+    With a `memory` it is asked only for what that does not hold yet.
+    """
     asked = settings.prometheus
     if asked.url is None:
         return inventory
     from_guests = {HostId(host.name) for host in settings.hosts if host.cpu_from_guests}
     named = prometheus_names(settings)
+    server = PrometheusSource(
+        url=asked.url,
+        hosts={name: host for name, host in named.items() if host not in from_guests},
+        queries=UsageQueries(
+            vm_cpu=asked.vm_cpu_query,
+            vm_label=asked.vm_label,
+            host_cpu=asked.host_cpu_query,
+            host_label=asked.host_label,
+        ),
+        step_seconds=asked.step_seconds,
+        timeout_seconds=asked.timeout_seconds,
+    )
     return InventoryWithHistory(
         inventory=inventory,
-        usage=PrometheusSource(
-            url=asked.url,
-            hosts={name: host for name, host in named.items() if host not in from_guests},
-            queries=UsageQueries(
-                vm_cpu=asked.vm_cpu_query,
-                vm_label=asked.vm_label,
-                host_cpu=asked.host_cpu_query,
-                host_label=asked.host_label,
-            ),
-            step_seconds=asked.step_seconds,
-            timeout_seconds=asked.timeout_seconds,
-        ),
+        usage=server if memory is None else memory.of(server),
         now=now,
         history_seconds=asked.history_seconds,
         step_seconds=asked.step_seconds,

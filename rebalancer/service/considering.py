@@ -56,20 +56,21 @@ def consider(
     """
     policy, now = duty.policy, access.clock.now()
     needed = policy.trigger.for_cycles if policy.trigger is not None else 1
-    past = _past(session.settings, access.cluster, duty.name, 2 * max(needed, DAMPING_CYCLES))
+    cycles = 2 * max(needed, DAMPING_CYCLES) if access.has_past else 0
+    past = _past(session.settings, access.cluster, duty.name, cycles)
     since = now - timedelta(seconds=look_back_seconds(policy.limits))
     snapshot = with_evacuation(snapshot, policy)
     held, held_policy = steadied(
         snapshot,
         policy,
         forecast_demand(snapshot, policy),
-        moves=journal.moves_since(since, access.cluster),
+        moves=journal.moves_since(since, access.cluster) if access.has_past else (),
         past=past,
         now=now,
     )
-    held = _with_rests(held, policy, journal, now)
+    held = _with_rests(held, policy, journal, now) if access.has_past else held
     a_day_ago = now - timedelta(seconds=DAY_SECONDS)
-    today = journal.moves_since(a_day_ago, access.cluster, policy.name)
+    today = journal.moves_since(a_day_ago, access.cluster, policy.name) if access.has_past else ()
     held_policy = within_day(held_policy, today)
     # Guests are not disturbed for a plan that has to wait for its window anyway.
     acts = acts and (not policy.migration.windows or bool(span_at(policy.migration.windows, now)))

@@ -27,6 +27,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rebalancer.collect.remembered_use import UseMemory
 from rebalancer.errors import ExitCode, LockHeldError, RebalancerError
 from rebalancer.rollout.events import Event
 from rebalancer.rollout.leaders import Leaders
@@ -117,6 +118,7 @@ class Daemon:
         self._timetable = Timetable(self._is_due)
         self._leadership: Leadership | None = None
         self._split_watch = SplitWatch(self._means_to_watch)
+        self._use = UseMemory()
 
     @property
     def notices(self) -> Notices:
@@ -217,8 +219,8 @@ class Daemon:
 
     def _configured(self, settings: Settings) -> Reach:
         return Reach(
-            for_reading=lambda: open_for_reading(settings, Where()),
-            for_change=lambda: open_for_change(settings, Where()),
+            for_reading=lambda: open_for_reading(settings, Where(), self._use),
+            for_change=lambda: open_for_change(settings, Where(), self._use),
             on_event=self.on_event,
             should_stop=self.should_stop,
         )

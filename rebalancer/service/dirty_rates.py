@@ -20,8 +20,8 @@ from rebalancer.planning.witnessed import written_at_least
 from rebalancer.rollout import tables
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.rows import as_instant, as_text
-from rebalancer.service.config_format import DirtyRateSettings
 from rebalancer.service.journal_table import JournalTable
+from rebalancer.service.telemetry_format import DirtyRateSettings
 from rebalancer.service.wording import count_text, seconds_text
 
 TOO_LOW_RATIO = 0.5

@@ -9,7 +9,7 @@ from typing import Any
 from rebalancer.cluster.inventory import HostId
 from rebalancer.service.drain_outlook import DrainOutlook, Leaving, Way
 from rebalancer.service.layout import Block, Cell, Column, Line, Table, Tone
-from rebalancer.service.wording import clock_text, count_text, seconds_text
+from rebalancer.service.wording import count_text, offset_text, seconds_text
 
 _NOTHING = "–"
 
@@ -95,6 +95,6 @@ def _row(one: Leaving, names: Mapping[HostId, str]) -> tuple[Cell, ...]:
         names.get(one.target, one.target) if one.target is not None else _NOTHING,
         about + seconds_text(one.duration_seconds),
         about + seconds_text(one.pause_seconds),
-        about + clock_text(one.finish_seconds),
+        about + offset_text(one.finish_seconds),
         "" if one.way is Way.LIVE else one.why,
     )

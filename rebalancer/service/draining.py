@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.plan import VerdictKind
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.service import exit_codes, options
 from rebalancer.service.access import Where, open_for_reading
 from rebalancer.service.emptying import DrainWish, drain_hosts, foreseen, show
+from rebalancer.service.maintenance_command import IfBegun, MaintenanceCommand
 from rebalancer.service.plan_file import write_plan
-from rebalancer.service.reopening import bring_vms_home, planned_home, unmark
-from rebalancer.service.report import Format, render_plan, render_tree
+from rebalancer.service.reopening import bring_vms_home, planned_home, show_way_home, unmark
+from rebalancer.service.report import Format, render_tree
 from rebalancer.service.rolling import BACK_WITHIN_SECONDS, Round, carry_out_round, rehearse_round
 from rebalancer.service.session import Session, apply_command, drain_marks, open_session
 from rebalancer.service.work import at_work, nothing_was_changed
@@ -55,6 +57,14 @@ def drain(
             "without, wait for `rebalancer undrain`.",
         ),
     ] = None,
+    if_begun: Annotated[
+        IfBegun | None,
+        typer.Option(
+            "--if-begun",
+            help="For hosts for which COMMAND was begun before and that are not used again since: "
+            "skip takes it for done, rerun runs it once more. Without, that is refused.",
+        ),
+    ] = None,
     bring_home: BringHome = False,
     back_within: options.BackWithin = None,
     yes: options.Yes = False,
@@ -68,6 +78,8 @@ def drain(
         raise UsageError("--then and --bring-home need --rolling; see also undrain --bring-home")
     if rolling is None and back_within is not None:
         raise UsageError("--back-within needs --rolling: nothing is waited for without it")
+    if if_begun is not None and then is None:
+        raise UsageError("--if-begun needs --then: it says what to do if that was begun before")
     session = open_session(config)
     where = Where(scenario=scenario, snapshot=snapshot)
     wish = DrainWish(
@@ -83,7 +95,7 @@ def drain(
         asked = Round(
             hosts=tuple(hosts),
             at_once=rolling,
-            command=then or "",
+            command=MaintenanceCommand(text=then or "", if_begun=if_begun),
             bring_home=bring_home,
             back_within_seconds=back_within or BACK_WITHIN_SECONDS,
         )
@@ -148,7 +160,12 @@ def undrain(
     if not yes:
         with session.existing_journal() as found:
             plan, _ = planned_home(session, access, found, named, policy)
-        render_plan(plan, output, session.out)
+        show_way_home(session, plan, output)
+        if plan.verdict.kind is VerdictKind.BALANCED and not marked.keys() & set(named):
+            were = "was not being drained" if len(named) == 1 else "were not being drained"
+            said = f"{', '.join(named)} {were}, so there is nothing to do"
+            session.err.print(said, highlight=False, markup=False, soft_wrap=True)
+            return exit_codes.for_plan(plan)
         return nothing_was_changed(session, exit_codes.for_plan(plan))
     with at_work(session, where) as work:
         since = {host: marked[host].since for host in named if host in marked}

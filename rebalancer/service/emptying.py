@@ -185,7 +185,10 @@ def _emptied(work: Work, wish: DrainWish, prospect: Prospect) -> Drained:
 
 
 def _is_taken_back(work: Work, prospect: Prospect) -> bool:
-    """Whether an operator has said meanwhile that none of the hosts is to be empty."""
+    """Whether an operator has said meanwhile that none of the hosts is to be empty.
+
+    What is to leave a single one that was taken back the rollout skips by itself.
+    """
     return not work.journal.drains(prospect.seen.cluster).keys() & set(prospect.hosts)
 
 

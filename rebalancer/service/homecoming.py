@@ -113,7 +113,7 @@ def plan_homecoming(
 def _verdict(plan: Plan, homes: Collection[VmId]) -> Verdict:
     coming = len(plan.final_assignment)
     if not homes:
-        text = "nothing has to come home: no VM is where a drain of these hosts left it"
+        text = "nothing to bring home: no VM is where a drain of these hosts moved it"
         return Verdict(kind=VerdictKind.BALANCED, text=text)
     if not coming:
         text = f"blocked: none of {count_text(len(homes), 'VM')} can come home"

@@ -28,6 +28,7 @@ from rebalancer.service.cycle import Cycle
 from rebalancer.service.cycle_history import CycleHistory
 from rebalancer.service.file_kind import FileKind, kind_of
 from rebalancer.service.found import progress_to
+from rebalancer.service.maintenance_command import maintenance_texts
 from rebalancer.service.plan_file import plan_of_text, read_plan, write_plan
 from rebalancer.service.policy_file import read_policy
 from rebalancer.service.report import (
@@ -92,7 +93,7 @@ def plan(
     )
     if cycle.snapshot.usage_fault:
         session.err.print(cycle.snapshot.usage_fault, markup=False, soft_wrap=True)
-    if access.is_real and (ignored := _rests_ignored(session, access, cycle, in_force)):
+    if ignored := _rests_ignored(session, access, cycle, in_force):
         session.err.print(ignored, markup=False, soft_wrap=True)
     if out is None and cycle.plan.migrations:
         session.err.print("nothing was changed: --out plan.json saves the plan for apply")
@@ -100,6 +101,8 @@ def plan(
 
 
 def _rests_ignored(session: Session, access: ReadAccess, cycle: Cycle, policy: Policy) -> str:
+    if not (access.is_real and access.has_past):
+        return ""
     now = access.clock.now()
     since = now - timedelta(seconds=look_back_seconds(policy.limits))
     with session.existing_journal() as journal:
@@ -283,6 +286,7 @@ def _status(session: Session, journal: Journal | None) -> Status:
             if row.state not in ENDED_STATES and row.state is not MigrationState.PENDING
         ),
         unknown=tuple(_running_row(row) for row in rows if row.state is MigrationState.UNKNOWN),
+        maintenance=maintenance_texts(session),
         hosts=tuple(
             HostNote(host=mark.host, state=HostState.DRAINING, reason=mark.reason, since=mark.since)
             for mark in sorted(drains, key=lambda mark: mark.host)

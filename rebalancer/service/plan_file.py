@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
 from rebalancer.cluster.plan import (
     AboveBand,
@@ -140,6 +141,21 @@ class PredictionRecord(FileModel):
         return Prediction(**_given(self, but=("finish_seconds",)))
 
 
+class DiskRecord(FileModel):
+    """See `cluster.disks.LocalDisk`."""
+
+    target: Name
+    capacity_bytes: Count
+    path: Name
+    format: Name
+    allocated_bytes: Count | None = None
+    obstacle: str = ""
+
+    def noun(self) -> LocalDisk:
+        """Return the disk that this means."""
+        return LocalDisk(**_given(self))
+
+
 class MigrationRecord(FileModel):
     """See `cluster.plan.Migration`."""
 
@@ -159,10 +175,15 @@ class MigrationRecord(FileModel):
     memory_bytes: Count
     predicted: PredictionRecord
     saved_to: str = ""
+    disks: tuple[DiskRecord, ...] = ()
 
     def noun(self) -> Migration:
         """Return the migration that this means."""
-        return Migration(**_given(self, but=("predicted",)), predicted=self.predicted.noun())
+        return Migration(
+            **_given(self, but=("predicted", "disks")),
+            predicted=self.predicted.noun(),
+            disks=_nouns(self.disks),
+        )
 
 
 class HostRecord(FileModel):

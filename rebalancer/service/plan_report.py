@@ -39,8 +39,8 @@ from rebalancer.service.wording import (
     at_least_text,
     at_most_text,
     bytes_text,
-    clock_text,
     count_text,
+    offset_text,
     rate_text,
     ratio_text,
     seconds_text,
@@ -274,8 +274,8 @@ def _step_row(migration: Migration, names: dict[HostId, str], *, wide: bool) -> 
         bytes_text(predicted.transfer_bytes),
         about + _band(predicted.duration_seconds, predicted.duration_upper_seconds, wide=wide),
         about + _band(predicted.downtime_seconds, predicted.downtime_upper_seconds, wide=wide),
-        clock_text(predicted.start_seconds),
-        clock_text(predicted.finish_seconds),
+        offset_text(predicted.start_seconds),
+        offset_text(predicted.finish_seconds),
         "; ".join(part for part in (migration.reason, why_so) if part),
     )
 

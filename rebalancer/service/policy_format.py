@@ -332,6 +332,7 @@ class MigrationSection(FileModel):
     max_duration: Annotated[Seconds, Field(gt=0)] = _MIGRATION.max_duration_seconds
     save_to: Annotated[str, Field(min_length=1, max_length=200)] | None = _MIGRATION.save_to
     save_rate: Annotated[BytesPerSecond, Field(gt=0)] = _MIGRATION.save_bytes_per_second
+    local_disks: bool = _MIGRATION.local_disks
     windows: tuple[WindowSection, ...] = ()
     windows_for: Annotated[tuple[Priority, ...], Field(min_length=1)] = tuple(
         sorted(_MIGRATION.windows_for)
@@ -348,6 +349,7 @@ class MigrationSection(FileModel):
             max_duration_seconds=self.max_duration,
             save_to=self.save_to,
             save_bytes_per_second=self.save_rate,
+            local_disks=self.local_disks,
             windows=tuple(window.noun() for window in self.windows),
             windows_for=frozenset(self.windows_for),
         )

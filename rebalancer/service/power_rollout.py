@@ -37,8 +37,8 @@ def wake_first(
 ) -> tuple[PowerOutcome, ...]:
     """Wake the hosts that a plan wants awake, and wait for each.
 
-    One that does not wake is quarantined, and the others are woken all the same; what was to move
-    to it is skipped by the rollout, which finds it away.
+    One that does not wake is quarantined, and the others are woken all the same. No migration
+    waits for it: nothing is planned to move to a host that sleeps.
     """
     steps = [step for step in plan.power if step.action is PowerAction.WAKE]
     return _switched(work, policy, steps, should_stop) if steps else ()

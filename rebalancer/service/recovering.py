@@ -20,6 +20,7 @@ from rebalancer.service import exit_codes, options
 from rebalancer.service.access import ChangeAccess, Where
 from rebalancer.service.layout import print_blocks
 from rebalancer.service.lookout import watching
+from rebalancer.service.maintenance_command import is_maintenance_unclear, maintenance_texts
 from rebalancer.service.plan_file import plan_of_text
 from rebalancer.service.progress import display_for
 from rebalancer.service.report import Format, render_recovery
@@ -59,17 +60,17 @@ def _show(session: Session, *, also_refused: bool) -> ExitCode:
         found = stale_copies(journal, session.settings.cluster)
     for row in rows:
         session.out.print(f"plan {row.plan_id} of {row.owner}: to be looked after")
-    rest = left_behind(session)
-    for line in rest:
-        session.out.print(line, highlight=False, markup=False, soft_wrap=True)
-    if rest and not rows:
-        return nothing_was_changed(session, ExitCode.SUCCESS)
-    if not rows:
+    rest, maintenance = left_behind(session), maintenance_texts(session)
+    _say_each((*rest, *maintenance), session.out)
+    if rows:
+        print_blocks(stale_copies_blocks(found, also_refused=also_refused), session.out)
+        _say_how_to_end(session.out, found)
+    if rows or rest:
+        return nothing_was_changed(session, ExitCode.UNKNOWN_OUTCOME)
+    if not maintenance:
         session.out.print("nothing has to be recovered")
-        return ExitCode.SUCCESS
-    print_blocks(stale_copies_blocks(found, also_refused=also_refused), session.out)
-    _say_how_to_end(session.out, found)
-    return nothing_was_changed(session, ExitCode.UNKNOWN_OUTCOME)
+    unclear = is_maintenance_unclear(session)
+    return ExitCode.UNKNOWN_OUTCOME if unclear else ExitCode.SUCCESS
 
 
 def carry_out(
@@ -95,7 +96,10 @@ def carry_out(
     with session.journal() as journal:
         recovered = [(_plan_of(journal, result.rollout), result.outcomes) for result in results]
     render_recovery(recovered, output, session.out)
-    return exit_codes.for_recovery([outcome for _, outcomes in recovered for outcome in outcomes])
+    _say_each(maintenance_texts(session), session.err)
+    code = exit_codes.for_recovery([o for _, outcomes in recovered for o in outcomes])
+    unclear = code is ExitCode.SUCCESS and is_maintenance_unclear(session)
+    return ExitCode.UNKNOWN_OUTCOME if unclear else code
 
 
 def _look_after(
@@ -108,7 +112,7 @@ def _look_after(
     """Recover everything; or end the stale copies of `only`, and touch nothing else."""
     working = at_work(session, Where(), recovering=True, access=access)
     with working as work, StopSwitch() as stop:
-        read = work.access.read
+        read = work.access.read.for_a_rollout()
         seen = observe(session, read)
         with display_for(session.err) as display, watching(read, seen) as newest:
             results = recover_rollouts(
@@ -125,9 +129,13 @@ def _look_after(
                 only=only,
                 may_end_stale=only is not None,
             )
-        for line in look_after_the_rest(work) if only is None else ():
-            session.err.print(line, highlight=False, markup=False, soft_wrap=True)
+        _say_each(look_after_the_rest(work) if only is None else (), session.err)
     return results
+
+
+def _say_each(lines: Iterable[str], console: Console) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _confirmed(session: Session, found: StaleCopies) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rebalancer.cluster.inventory import HostId, Snapshot
-from rebalancer.cluster.plan import Plan
+from rebalancer.cluster.plan import Plan, VerdictKind
 from rebalancer.errors import ExitCode
 from rebalancer.rollout.journal import Journal
 from rebalancer.service import exit_codes, homecoming
@@ -41,13 +41,21 @@ def bring_vms_home(
     in_force = policy_for(session, read, policy)
     plan, seen = planned_home(session, read, work.journal, hosts, policy, since)
     if output is not Format.JSON or not plan.migrations:
-        render_plan(plan, output, session.out)
+        show_way_home(session, plan, output)
     if not plan.migrations:
         return exit_codes.for_plan(plan)
     carried = work.carry_out(plan, seen, in_force)
     render_outcomes(plan, carried.result.outcomes, output, session.out)
     left = len(plan.unmoved)
     return exit_codes.for_drain(carried.exit_code, left=left)
+
+
+def show_way_home(session: Session, plan: Plan, output: Format) -> None:
+    """Show a plan of the way home; where nothing is away, a sentence says it all."""
+    if output is Format.TABLE and plan.verdict.kind is VerdictKind.BALANCED:
+        session.out.print(plan.verdict.text, highlight=False, markup=False)
+    else:
+        render_plan(plan, output, session.out)
 
 
 def planned_home(

@@ -6,21 +6,21 @@
 The cluster's lock is held while VMs are moved, and given back while people and machines work on
 a group. Each group is planned from what is seen when its turn comes. Whatever goes wrong ends the
 round: the hosts of that group stay drained, the ones after it are untouched, and the command that
-goes on with them is printed.
+goes on with them is printed. A command that was begun for a host is not run for it again before
+somebody said so (`maintenance_command`).
 """
 
 from __future__ import annotations
 
 import shlex
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from rebalancer.cluster.inventory import HostId, HostState
-from rebalancer.errors import ExitCode, LockHeldError, RebalancerError, UsageError
+from rebalancer.errors import ExitCode, JournalError, LockHeldError, RebalancerError, UsageError
 from rebalancer.forecast.demand import forecast_demand
 from rebalancer.service.access import (
     ChangeAccess,
@@ -31,6 +31,15 @@ from rebalancer.service.access import (
 )
 from rebalancer.service.emptying import DrainWish, drain_hosts, foreseen, show
 from rebalancer.service.maintenance import Group, Grouping, maintenance_groups
+from rebalancer.service.maintenance_command import (
+    IfBegun,
+    MaintenanceCommand,
+    begun_for,
+    described,
+    refuse_if_begun,
+    run_for,
+    runs_of,
+)
 from rebalancer.service.reopening import bring_vms_home, unmark
 from rebalancer.service.report import Format, render_tree
 from rebalancer.service.session import (
@@ -51,6 +60,9 @@ BACK_LOOK_SECONDS = 10.0
 LOCK_PATIENCE_SECONDS = 1800.0
 """So long somebody else may be changing the cluster when a group's turn comes."""
 BACK_WITHIN_SECONDS = 1800.0
+STEADY_SECONDS = 60.0
+"""So long a host has to answer before it counts as back from a command. One that was told to
+reboot goes on answering until it has stopped its services, and guests would be sent to it."""
 
 _AWAY = frozenset({HostState.UNKNOWN, HostState.DOWN, HostState.ASLEEP})
 
@@ -62,8 +74,8 @@ class Round:
     hosts: tuple[str, ...]
     at_once: int
     """Hosts in a group at most."""
-    command: str = ""
-    """What is run for each group; empty: somebody runs `undrain` when its maintenance is over."""
+    command: MaintenanceCommand
+    """What is run for each group; if none, somebody runs `undrain` when its maintenance is over."""
     bring_home: bool = False
     back_within_seconds: float = BACK_WITHIN_SECONDS
     """How long hosts may take until they are up after their maintenance."""
@@ -71,11 +83,16 @@ class Round:
 
 def rehearse_round(session: Session, where: Where, asked: Round, wish: DrainWish) -> ExitCode:
     """Show the groups, and what would become of the VMs of each if it were the first."""
-    _words_of(asked.command)
+    _ = asked.command.words
     grouping = _grouping(session, where, asked, wish)
     _say_groups(session, grouping)
     read = open_for_reading(session.settings, where)
     codes = [ExitCode.BLOCKED if grouping.needed else ExitCode.SUCCESS]
+    try:
+        refuse_if_begun(session, read.cluster, _hosts_of(grouping.groups), asked.command)
+    except RebalancerError as error:
+        _say(session, str(error))
+        codes.append(error.exit_code)
     trees = []
     for group in grouping.groups:
         prospect = foreseen(session, read, wish, group)
@@ -90,9 +107,9 @@ def rehearse_round(session: Session, where: Where, asked: Round, wish: DrainWish
 
 def carry_out_round(session: Session, where: Where, asked: Round, wish: DrainWish) -> ExitCode:
     """Go through the groups; end with the first that does not become empty or does not return."""
-    if where.scenario is not None and not asked.command:
+    if where.scenario is not None and not asked.command.text:
         raise UsageError("a rehearsal of --rolling needs --then: nobody would run undrain in it")
-    _words_of(asked.command)
+    _ = asked.command.words
     grouping = _grouping(session, where, asked, wish)
     _say_groups(session, grouping)
     if grouping.needed:
@@ -100,6 +117,8 @@ def carry_out_round(session: Session, where: Where, asked: Round, wish: DrainWis
         if wish.output is Format.JSON:
             render_tree({"groups": [], "needed": dict(grouping.needed)}, session.out)
         return ExitCode.BLOCKED
+    cluster = open_for_reading(session.settings, where).cluster
+    refuse_if_begun(session, cluster, _hosts_of(grouping.groups), asked.command)
     # A simulated datacentre is built once, or every group would find it as it was at the start.
     kept = open_for_change(session.settings, where) if where.scenario is not None else None
     trees: list[dict[str, Any]] = []
@@ -110,10 +129,10 @@ def carry_out_round(session: Session, where: Where, asked: Round, wish: DrainWis
             try:
                 code = turn.take(group, trees)
             except RebalancerError:
-                _say_how_to_go_on(session, asked, grouping.groups[number:])
+                _say_how_to_go_on(session, cluster, asked, grouping.groups[number:])
                 raise
             if code is not ExitCode.SUCCESS:
-                _say_how_to_go_on(session, asked, grouping.groups[number:])
+                _say_how_to_go_on(session, cluster, asked, grouping.groups[number:])
                 break
     finally:
         if kept is not None:
@@ -121,6 +140,17 @@ def carry_out_round(session: Session, where: Where, asked: Round, wish: DrainWis
     if wish.output is Format.JSON:
         render_tree({"groups": trees}, session.out)
     return code
+
+
+type Groups = Sequence[Group]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Due:
+    """A command that is going to be run, as the journal has it."""
+
+    hosts: tuple[HostId, ...]
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,22 +165,26 @@ class _Turn:
 
     def take(self, group: Group, trees: list[dict[str, Any]]) -> ExitCode:
         with self._lock_taken() as work:
+            cluster = work.access.read.cluster
+            refuse_if_begun(self.session, cluster, group, self.asked.command)
             if against := _reasons_against(work, self.wish, group):
                 self._say(f"{_names(group)}: not drained, as {against}; the round ends here")
                 return ExitCode.BLOCKED
             drained = drain_hosts(work, self.wish, group)
-            marks = work.journal.drains(work.access.read.cluster)
-        trees.append(drained.tree())
-        if not drained.is_empty:
-            self._say(f"{_names(group)}: not empty, so the round ends here")
-            return drained.exit_code
-        open_again = [host for host in group if host not in marks]
-        if self.asked.command and open_again:
-            # VMs may be placed there by now, and the command may well take it down.
-            self._say(f"the drain of {_names(open_again)} was taken back, so the round ends here")
-            return ExitCode.PARTIAL
+            marks = work.journal.drains(cluster)
+            trees.append(drained.tree())
+            if not drained.is_empty:
+                self._say(f"{_names(group)}: not empty, so the round ends here")
+                return drained.exit_code
+            open_again = [host for host in group if host not in marks]
+            if self.asked.command.text and open_again:
+                # VMs may be placed there by now, and the command may well take it down.
+                names = _names(open_again)
+                self._say(f"the drain of {names} was taken back, so the round ends here")
+                return ExitCode.PARTIAL
+            due = self._written_down(work, group)
         with StopSwitch() as stop:
-            code = self._maintained(group, stop)
+            code = self._maintained(group, due, stop)
             if code is ExitCode.SUCCESS:
                 code = self._returned(group, stop)
         if stop.exit_code is not None:
@@ -158,21 +192,30 @@ class _Turn:
         since = {host: marks[host].since for host in group if host in marks}
         return self._reopened(group, since) if code is ExitCode.SUCCESS else code
 
-    def _maintained(self, group: Group, stop: StopSwitch) -> ExitCode:
-        if not self.asked.command:
+    def _written_down(self, work: Work, group: Group) -> _Due | None:
+        """Note in the journal for which hosts the command is going to be run, if for any."""
+        command = self.asked.command
+        if not command.text:
+            return None
+        runs = runs_of(self.session, work.access.read.cluster, group)
+        skipped = command.skipped_among(group, runs)
+        for run in (run for run in runs if run.command == command.text):
+            again = "it is not run again" if set(run.hosts) & set(skipped) else "now it is run"
+            self._say(f"{described(run)}; {again}")
+        hosts = tuple(host for host in group if host not in skipped)
+        if not hosts:
+            return None
+        return _Due(hosts=hosts, name=begun_for(self.session, hosts, command, work.lease))
+
+    def _maintained(self, group: Group, due: _Due | None, stop: StopSwitch) -> ExitCode:
+        if not self.asked.command.text:
             return self._awaited(group, stop)
-        words = [*_words_of(self.asked.command), *group]
-        self._say(f"running: {shlex.join(words)}")
-        try:
-            # What it prints is for whoever watches, and none of our results.
-            ended = subprocess.run(words, stdout=2, stdin=subprocess.DEVNULL, check=False)
-        except OSError as error:
-            self._say(f"{words[0]} could not be run: {error.strerror}")
-            return ExitCode.PARTIAL
-        if ended.returncode == 0:
+        if due is None:
             return ExitCode.SUCCESS
-        self._say(f"{words[0]} ended with {ended.returncode}; still drained: {_names(group)}")
-        return ExitCode.PARTIAL
+        if stop.request():
+            return ExitCode.PARTIAL
+        went = run_for(self.session, due.name, due.hosts, self.asked.command, self._say)
+        return ExitCode.SUCCESS if went else ExitCode.PARTIAL
 
     def _awaited(self, group: Group, stop: StopSwitch) -> ExitCode:
         """Wait until an operator has taken every drain of the group back."""
@@ -186,22 +229,22 @@ class _Turn:
         return ExitCode.SUCCESS
 
     def _returned(self, group: Group, stop: StopSwitch) -> ExitCode:
-        """Wait until every host of the group answers again; a reboot takes its time."""
-        read = self._read()
-        began = read.clock.now()
-        while away := _not_back(read, group):
-            if stop.request():
-                return ExitCode.PARTIAL
-            if (read.clock.now() - began).total_seconds() >= self.asked.back_within_seconds:
-                limit = seconds_text(self.asked.back_within_seconds)
-                self._say(f"{_names(away)} did not come back within {limit}")
-                return ExitCode.PARTIAL
-            read.clock.sleep(BACK_LOOK_SECONDS)
-        return ExitCode.SUCCESS
+        """Wait until every host of the group is back; who runs `undrain` has looked."""
+        within = self.asked.back_within_seconds
+        away = not_back_in_time(
+            self._read(),
+            group,
+            within_seconds=within,
+            steady_seconds=STEADY_SECONDS if self.asked.command.text else 0.0,
+            is_stopped=lambda: bool(stop.request()),
+        )
+        if away:
+            self._say(f"{_names(away)} did not come back within {seconds_text(within)}")
+        return ExitCode.PARTIAL if away or stop.request() else ExitCode.SUCCESS
 
     def _reopened(self, group: Group, since: Mapping[HostId, datetime]) -> ExitCode:
         with self._lock_taken() as work:
-            if self.asked.command:
+            if self.asked.command.text:
                 unmark(work.journal, work.access.read.cluster, group, self.session.err)
             if not self.asked.bring_home:
                 return ExitCode.SUCCESS
@@ -239,17 +282,38 @@ class _Turn:
         _say(self.session, text)
 
 
+def not_back_in_time(
+    read: ReadAccess,
+    group: Group,
+    *,
+    within_seconds: float,
+    steady_seconds: float,
+    is_stopped: Callable[[], bool],
+) -> Group:
+    """Wait until all hosts have answered for a while; return those that do not answer in time.
+
+    A command may have ended before a host that it told to reboot was down. One that falls silent
+    has `within_seconds` to come back, and its while begins anew. Empty if `is_stopped`, too.
+    """
+    began = read.clock.now()
+    answers_since: datetime | None = None
+    while not is_stopped():
+        away, now = _not_back(read, group), read.clock.now()
+        if away:
+            answers_since = None
+            if (now - began).total_seconds() >= within_seconds:
+                return away
+        else:
+            answers_since = answers_since or now
+            if (now - answers_since).total_seconds() >= steady_seconds:
+                break
+        read.clock.sleep(BACK_LOOK_SECONDS)
+    return ()
+
+
 def _not_back(read: ReadAccess, group: Group) -> Group:
     hosts = read.source.observe().host_by_id
     return tuple(host for host in group if host not in hosts or hosts[host].state in _AWAY)
-
-
-def _words_of(command: str) -> list[str]:
-    """Take a command line apart as a shell would; nothing of it is expanded."""
-    try:
-        return shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"--then {command!r} cannot be taken apart: {error}") from error
 
 
 def _reasons_against(work: Work, wish: DrainWish, group: Group) -> str:
@@ -282,12 +346,20 @@ def _say_groups(session: Session, grouping: Grouping) -> None:
         _say(session, f"{host} cannot be drained: without it too few hosts are left for {short}")
 
 
-def _say_how_to_go_on(session: Session, asked: Round, groups: Sequence[Group]) -> None:
-    hosts = [host for group in groups for host in group]
+def _say_how_to_go_on(session: Session, cluster: str, asked: Round, groups: Groups) -> None:
+    hosts, command = _hosts_of(groups), asked.command
     words = ["rebalancer", "drain", *hosts, "--rolling", str(asked.at_once)]
-    words += ["--then", asked.command] if asked.command else []
+    words += ["--then", command.text] if command.text else []
+    with suppress(JournalError):  # it may be why the round ended; then it is asked next time
+        ended = [run for run in runs_of(session, cluster, hosts) if run.ended_at is not None]
+        done = replace(command, if_begun=IfBegun.SKIP).skipped_among(hosts, ended)
+        words += ["--if-begun", IfBegun.SKIP] if done else []
     words += ["--bring-home"] if asked.bring_home else []
     _say(session, f"to go on: {shlex.join([*words, '--yes'])}")
+
+
+def _hosts_of(groups: Groups) -> tuple[HostId, ...]:
+    return tuple(host for group in groups for host in group)
 
 
 def _names(hosts: Sequence[HostId]) -> str:

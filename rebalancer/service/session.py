@@ -29,11 +29,11 @@ from rebalancer.service import dirty_rates
 from rebalancer.service.access import ReadAccess
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url, load_settings
-from rebalancer.service.config_format import DirtyRateProbing
 from rebalancer.service.cycle import Cycle, Measure, Request, run_cycle
 from rebalancer.service.permissions import encrypted_only
 from rebalancer.service.policy_file import parse_policy, read_policy
 from rebalancer.service.power_view import power_marks, with_power
+from rebalancer.service.telemetry_format import DirtyRateProbing
 from rebalancer.service.workers import workers_for
 
 

@@ -1,7 +1,8 @@
 """What a process that was killed may have left behind besides migrations.
 
 Hooks around drains that nobody was told the end of, and hosts on their way between on and off.
-Both are in the journal before they are begun.
+Both are in the journal before they are begun. Of commands of rolling maintenance, which only
+people can judge, `maintenance_command` tells.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def _load(load: Imbalance) -> str:
 
 def _moves(plan: Plan) -> str:
     moved = len({migration.vm for migration in plan.migrations})
-    gib = sum(migration.memory_bytes for migration in plan.migrations) / GIB
+    gib = sum(each.memory_bytes + each.disk_bytes for each in plan.migrations) / GIB
     before = max((host.cpu_ratio_before for host in plan.hosts), default=0.0)
     after = max((host.cpu_ratio_after for host in plan.hosts), default=0.0)
     vms = "1 VM" if moved == 1 else f"{moved} VMs"

@@ -38,13 +38,12 @@ def seconds_text(seconds: float) -> str:
     return f"{whole} s"
 
 
-def clock_text(seconds: float) -> str:
-    """Write an offset from the start of a plan: `+0:00`, `+12:07`, `+1:02:03`."""
+def offset_text(seconds: float) -> str:
+    """Write an offset from the start of a plan: `+0 s`, `+12 min 07 s`, `+1 h 02 min`."""
     if not math.isfinite(seconds):
         return UNKNOWN
-    minutes, second = divmod(round(max(0.0, seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"+{hours}:{minute:02d}:{second:02d}" if hours else f"+{minute}:{second:02d}"
+    whole = round(max(0.0, seconds))
+    return f"+{seconds_text(whole)}" if whole >= 10 else f"+{whole} s"
 
 
 def ratio_text(ratio: float, digits: int = 0) -> str:

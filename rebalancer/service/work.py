@@ -49,7 +49,7 @@ class Work:
 
         Once `is_called_off` says so nothing more is started, as after `rebalancer cancel`.
         """
-        read = self.access.read
+        read = self.access.read.for_a_rollout()
         settings = rollout_settings(self.session, self.access, policy)
         with (
             StopSwitch() as stop,

@@ -65,6 +65,12 @@ class Datacentre:
         """Statistics of ended migrations, by the host that keeps them."""
         self.images: dict[tuple[str, str], SavedImage] = {}
         """Guests' memories in files, by storage and name."""
+        self.disk_files: set[tuple[HostId, str]] = {
+            (guest.vm.host, disk.path) for guest in spec.guests for disk in guest.vm.local_disks
+        }
+        """Files of disks that only one host reaches."""
+        self.made_files: dict[tuple[HostId, str], int] = {}
+        """Those of them that were made since the start, with what they may come to take up."""
         self.faults = FaultScript(spec.faults)
         self.paces: dict[VmId, float] = {}
         """How many times as fast as usual a guest writes just now."""
@@ -279,9 +285,9 @@ class Datacentre:
         event = self._events[0].at_seconds if self._events else float("inf")
         rates = self._fair_rates()
         steps = (
-            migration.transfer.longest_step_seconds(rates[migration.vm])
+            migration.flow.longest_step_seconds(rates[migration.vm])
             for migration in self.migrations
-            if migration.is_flowing and migration.transfer is not None
+            if migration.is_flowing and migration.flow is not None
         )
         step = max(_SHORTEST_STEP_SECONDS, min(steps, default=float("inf")))
         return min(event, self.seconds + step)
@@ -290,8 +296,8 @@ class Datacentre:
         step, rates = instant - self.seconds, self._fair_rates()
         flowing = [migration for migration in self.migrations if migration.is_flowing]
         for migration in flowing:
-            assert migration.transfer is not None, "what flows has begun"
-            sent = migration.transfer.advance(step, rates[migration.vm])
+            assert migration.flow is not None, "what flows has begun"
+            sent = migration.flow.advance(step, rates[migration.vm])
             for carrier in migration.path:
                 self.record.carried_bytes[carrier] += sent
         self.seconds = instant
@@ -318,7 +324,7 @@ class Datacentre:
         """Return what it may use: nothing on a cut path, and 0 means no cap to libvirt."""
         if self.is_cut(*migration.hosts):
             return 0.0
-        return migration.bytes_per_second or float("inf")
+        return migration.cap_bytes_per_second or float("inf")
 
     def _note_rates(
         self,

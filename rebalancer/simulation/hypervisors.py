@@ -14,6 +14,7 @@ from rebalancer.rollout.driver import (
     Abort,
     Command,
     CopyDefinition,
+    CreateDisk,
     DiscardImage,
     EndStaleCopy,
     Failed,
@@ -24,6 +25,7 @@ from rebalancer.rollout.driver import (
     Pause,
     ReadProgress,
     ReadResult,
+    RemoveDisk,
     Reply,
     Restore,
     Resume,
@@ -41,7 +43,7 @@ from rebalancer.rollout.driver import (
     Unreachable,
 )
 from rebalancer.rollout.stale import why_not_end
-from rebalancer.simulation import saved_memory
+from rebalancer.simulation import disk_files, saved_memory
 from rebalancer.simulation.calls import Call, ErrorCode, failure
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost
@@ -61,7 +63,7 @@ def hosts_asked(command: Command) -> tuple[HostId, ...]:
             return command.hosts
         case CopyDefinition():
             return command.host, command.target
-        case EndStaleCopy():
+        case EndStaleCopy() | RemoveDisk():
             return command.host, command.keep
         case _:
             return (command.host,)
@@ -159,6 +161,10 @@ def _reply_to(world: Datacentre, call: Call) -> Reply | None:
         return saved_memory.restore(world, call, command)
     if isinstance(command, DiscardImage):
         return saved_memory.discard(world, command)
+    if isinstance(command, CreateDisk):
+        return disk_files.create(world, command)
+    if isinstance(command, RemoveDisk):
+        return disk_files.remove(world, command)
     if domain is None:
         return failure(ErrorCode.NO_DOMAIN, f"Domain not found: no domain {command.vm}")
     match command:
@@ -211,9 +217,9 @@ def _refusal(world: Datacentre, command: Migrate, domain: Domain) -> Failed | No
         return _busy(domain)
     if vm.blockers:
         return failure(ErrorCode.OPERATION_INVALID, f"cannot migrate domain: {vm.blockers[0]}")
-    if vm.local_disk_bytes:
-        return failure(ErrorCode.MIGRATE_UNSAFE, "Migration without shared storage is unsafe")
-    if reasons := misfits(vm, source.facts, target.facts):
+    if stays := disk_files.why_not_copied(world, command, vm):
+        return stays
+    if reasons := misfits(vm, source.facts, target.facts, copies_disks=bool(command.disks)):
         return failure(ErrorCode.CONFIG_UNSUPPORTED, f"unsupported configuration: {reasons[0]}")
     if short := _short_of_devices(world, target, vm):
         return short

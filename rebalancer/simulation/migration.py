@@ -21,6 +21,7 @@ from rebalancer.rollout.driver import (
     TransferProgress,
 )
 from rebalancer.simulation.calls import Call, ErrorCode, failure
+from rebalancer.simulation.disk_copy import DiskCopy
 from rebalancer.simulation.faults import Stage
 from rebalancer.simulation.memory import GuestMemory
 from rebalancer.simulation.transfer import MemoryTransfer, Phase
@@ -42,6 +43,9 @@ class SimulatedMigration:
         self.target = world.hosts[command.target]
         self.call = call
         self.stage = Stage.REQUEST
+        self.disks: DiskCopy | None = None
+        """The copy of its disks, as long as memory's turn has not come."""
+        self.disk_bytes_sent = 0.0
         self.transfer: MemoryTransfer | None = None
         self.bytes_per_second = command.bytes_per_second
         self.max_downtime_seconds = command.max_downtime_seconds
@@ -73,12 +77,23 @@ class SimulatedMigration:
     @property
     def is_flowing(self) -> bool:
         """Whether it has memory to send."""
-        return (
-            not self.over
-            and self.transfer is not None
-            and self.transfer.phase is not Phase.SENT
-            and not self._frozen
-        )
+        if self.over or self._frozen:
+            return False
+        if self.disks is not None:
+            return True
+        return self.transfer is not None and self.transfer.phase is not Phase.SENT
+
+    @property
+    def flow(self) -> DiskCopy | MemoryTransfer | None:
+        """What is being sent: the disks first, then the memory."""
+        return self.disks or self.transfer
+
+    @property
+    def cap_bytes_per_second(self) -> float:
+        """What it may use of the links; each mirror keeps to what it was begun with."""
+        if self.disks is not None:
+            return self.command.bytes_per_second * self.disks.mirrors
+        return self.bytes_per_second
 
     @property
     def _source_runs(self) -> bool:
@@ -92,6 +107,16 @@ class SimulatedMigration:
         if self._world.is_cut(*self.hosts):
             self.fail(CONNECTION_LOST)
             return
+        vm = self._world.guests[self.vm].vm
+        if self.command.disks:
+            sizes = [d.capacity_bytes for d in vm.local_disks if d.target in self.command.disks]
+            self.disks = DiskCopy(sizes, vm.disk_write_bytes_per_second or 0.0)
+            self.disks.guest_stopped = not self._source_runs
+        else:
+            self._begin_memory()
+        self._reach(Stage.TRANSFER)
+
+    def _begin_memory(self) -> None:
         guest = self._world.guests[self.vm]
         memory = GuestMemory(guest.memory, self._world.rng_for(self.vm))
         memory.pace = self._world.paces.get(self.vm, 1.0)
@@ -99,10 +124,14 @@ class SimulatedMigration:
             memory, self.max_downtime_seconds, self.command.auto_converge
         )
         self.transfer.guest_stopped = not self._source_runs
-        self._reach(Stage.TRANSFER)
 
     def move_on(self) -> None:
-        """React to what the memory transfer came to."""
+        """React to what the transfer came to."""
+        if not self.over and self.disks is not None and self.disks.is_in_step:
+            self.disk_bytes_sent, self.disks = self.disks.total_bytes, None
+            self._begin_memory()
+            self._world.rates_changed()
+            return
         if self.over or self.transfer is None:
             return
         phase = self.transfer.phase
@@ -118,6 +147,8 @@ class SimulatedMigration:
         """Note that the guest was paused from outside: the rest is sent without new writes."""
         if self._stopped_at is None:
             self._stopped_at = self._world.seconds
+        if self.disks is not None:
+            self.disks.guest_stopped = True
         if self.transfer is not None:
             self.transfer.guest_stopped = True
 
@@ -230,6 +261,17 @@ class SimulatedMigration:
         """Return what the job's statistics say."""
         memory_bytes = float(self._world.guests[self.vm].vm.memory_bytes)
         elapsed = self._world.seconds - self._begun_at
+        if self.disks is not None:
+            return TransferProgress(
+                total_bytes=self.disks.total_bytes,
+                remaining_bytes=self.disks.pending_bytes,
+                transferred_bytes=self.disks.sent_bytes,
+                iteration=0,
+                elapsed_seconds=elapsed,
+                disk_total_bytes=self.disks.total_bytes,
+                disk_remaining_bytes=self.disks.pending_bytes,
+                disk_transferred_bytes=self.disks.sent_bytes,
+            )
         if self.transfer is None:
             return TransferProgress(
                 total_bytes=memory_bytes,
@@ -239,10 +281,12 @@ class SimulatedMigration:
                 elapsed_seconds=elapsed,
             )
         return TransferProgress(
-            total_bytes=memory_bytes,
+            total_bytes=memory_bytes + self.disk_bytes_sent,
             remaining_bytes=self.transfer.pending_bytes,
-            transferred_bytes=self.transfer.sent_bytes,
+            transferred_bytes=self.transfer.sent_bytes + self.disk_bytes_sent,
             iteration=self.transfer.iteration,
+            disk_total_bytes=self.disk_bytes_sent,
+            disk_transferred_bytes=self.disk_bytes_sent,
             dirty_bytes_per_second=self.transfer.dirty_bytes_per_second,
             bytes_per_second=self.transfer.bandwidth or None,
             elapsed_seconds=elapsed,

@@ -25,13 +25,14 @@ takes one host, a pattern or a list; VMs are dealt to several hosts in turn. Ids
 
 A host may have `reserved_memory`, `site`, `rack`, `state`, `cpu` (its own use), `cpu_model`,
 `cpu_models`, `arch`, `nic` (10 Gbit/s by default), `labels`, `storage`, `networks`, `devices`,
-`idle_watts` and `max_watts`.
+`disk_room` (what is free for local disks; without it none come here), `idle_watts`, `max_watts`.
 
 A VM may have `vcpus`, `resident` (memory that is not all zeros; all of it by default), `cpu`,
 `dirty` (bytes written a second), `working_set` (where they go), `writes` (`random` or `cyclic`),
 `dirty_known: false` (only a probe finds the rate), `labels`, `storage`, `networks`,
-`devices`, `local_disk`, `cpu_model`, `arch`, `machine_type`, `movable`, `blockers`, `autostart`,
-`persistent`, `state`, `allowed_modes`, `max_downtime` and `shutdown` (how long it takes to).
+`devices`, `local_disk` (a size), `disk_writes` (to it, a second), `cpu_model`, `arch`,
+`machine_type`, `movable`, `blockers`, `autostart`, `persistent`, `state`, `allowed_modes`,
+`max_downtime` and `shutdown` (how long it takes to).
 
 `cpu` is a number of cores, or `{mean, amplitude, peak_hour}` (a wave a day, hours in UTC), or
 `{steps: [[0s, 1.5], [10m, 3]]}`, or `{every: 5m, samples: [1, 2, 4]}` (again and again).

@@ -92,6 +92,7 @@ class HostTraits(FileModel):
     nic: SomeBytesPerSecond = 1.25e9
     labels: dict[Name, str] = Field(default_factory=dict)
     storage: Names | None = None
+    disk_room: Bytes | None = None
     networks: Names | None = None
     devices: dict[Name, DeviceCount] = Field(default_factory=dict)
     idle_watts: Annotated[float, Field(ge=0)] | None = None
@@ -114,6 +115,7 @@ class VmTraits(FileModel):
     networks: Names = ()
     devices: dict[Name, DeviceCount] = Field(default_factory=dict)
     local_disk: Bytes = 0
+    disk_writes: BytesPerSecond = 0.0
     cpu_model: Name | None = None
     arch: Name | None = None
     machine_type: Name | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import cycle
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import Host, HostId, Link, Rack, Site, Vm, VmId
 from rebalancer.simulation.day import Day, DayExpectations
 from rebalancer.simulation.expectations import Between, Expectations
@@ -35,6 +36,8 @@ from rebalancer.simulation.specification import GuestSpec, HostSpec, memory_use_
 from rebalancer.simulation.traces import Constant, CpuTrace, Recorded, Steps, Wave
 
 _HOUR_SECONDS = 3600.0
+FOLDER = "/var/lib/libvirt/images"
+"""Where simulated hosts have the files of local disks."""
 
 
 def site(section: SiteSection) -> Site:
@@ -85,6 +88,7 @@ def host_specs(section: HostSection, start: datetime) -> Iterator[HostSpec]:
                 labels=section.labels,
                 storage=_known(section.storage),
                 networks=_known(section.networks),
+                disk_pools=None if section.disk_room is None else {FOLDER: section.disk_room},
                 devices=section.devices,
                 idle_watts=section.idle_watts,
                 max_watts=section.max_watts,
@@ -124,6 +128,8 @@ def _vm(section: VmSection, name: str, host: str) -> Vm:
         networks=frozenset(section.networks),
         devices=section.devices,
         local_disk_bytes=section.local_disk,
+        local_disks=_local_disks(section, name),
+        disk_write_bytes_per_second=section.disk_writes if section.local_disk else None,
         cpu_model=section.cpu_model,
         arch=section.arch,
         machine_type=section.machine_type,
@@ -134,6 +140,13 @@ def _vm(section: VmSection, name: str, host: str) -> Vm:
         allowed_modes=None if modes is None else frozenset(modes),
         max_downtime_seconds=section.max_downtime,
     )
+
+
+def _local_disks(section: VmSection, name: str) -> tuple[LocalDisk, ...]:
+    if not section.local_disk:
+        return ()
+    path, size = f"{FOLDER}/{name}.qcow2", section.local_disk
+    return (LocalDisk(target="vda", capacity_bytes=size, path=path, format="qcow2"),)
 
 
 def trace(cpu: Cpu, start: datetime) -> CpuTrace:

@@ -26,6 +26,7 @@ from rebalancer.cluster.inventory import (
 from rebalancer.collect.sources import DirtyRate
 from rebalancer.errors import ObservationError
 from rebalancer.rollout.driver import DomainView, JobKind
+from rebalancer.simulation import disk_files
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.hosts import SimulatedHost
 from rebalancer.simulation.measured_use import measure_use
@@ -111,7 +112,8 @@ class SimulatedSource:
         if state is HostState.UNKNOWN:
             return replace(host.facts, state=state, state_reason=_DOWN, cpu_used_cores=None)
         used = float(use.host_cpu_cores[host.id][0]) if host.powered else 0.0
-        return replace(host.facts, state=state, cpu_used_cores=used)
+        pools = disk_files.pools_of(self._world, host.id)
+        return replace(host.facts, state=state, cpu_used_cores=used, disk_pools=pools)
 
     def _observe_vms(self, use: UsageHistory) -> Iterator[Vm]:
         seen = self._views()
@@ -133,7 +135,14 @@ class SimulatedSource:
             for host, there in seen
             if isinstance(there, DomainView) and there.job is JobKind.MIGRATION_IN
         )
-        return replace(vm, is_migrating=True, migrating_to=next(arriving, None))
+        migration = self._world.migration_of(vm.id)
+        rate = migration.progress().bytes_per_second if migration is not None else None
+        return replace(
+            vm,
+            is_migrating=True,
+            migrating_to=next(arriving, None),
+            migrating_bytes_per_second=rate or None,
+        )
 
     def _views(self) -> dict[VmId, dict[HostId, DomainView]]:
         """Return what each answering host knows of each VM, incoming copies left out."""

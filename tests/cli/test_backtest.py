@@ -111,6 +111,16 @@ def test_the_example_of_the_project_can_be_replayed(rebalancer: Rebalancer) -> N
         ("time,web1\n0,1\n0.4,1\n0.8,1\n", "all of its times are within 1 s of each other"),
         ("time,web1\n0,1\n600,1\n600,1\n1200,1\n", "use.csv:4:5: a second sample of web1"),
         ("time,web1\n0,1\n600,1\n1210,1\n", "expected every 600 s, as other samples are"),
+        (
+            "time,web1\n0,1\n600,1\n1200,1\n1700,1\n2400,1\n3000,1\n",
+            "use.csv:5:6: a sample 1700 s after the first one; expected every 600 s",
+        ),
+        (
+            "time,vm,cpu\n0,web1,1\n0,web2,1\n600,web1,1\n",
+            "use.csv:1:6: columns called time,vm,cpu, with 'web1' below 'vm'; "
+            "expected time,vm,cpu_cores for a line for each sample",
+        ),
+        ("time,cpu_cores,vm\n0,1,web1\n", "use.csv:1:16: columns called time,cpu_cores,vm"),
         ("time,db\n0,1\n600,1\n1200,1\n", "none of its 1 VMs is in cluster pair; expected ids"),
         ('time,web1\n0,"1\n', "not CSV"),
         ("", "the file is empty"),

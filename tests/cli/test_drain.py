@@ -18,6 +18,7 @@ from rebalancer.errors import ExitCode
 from rebalancer.rollout.events import Event, MigrationStarted
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import this_process
+from rebalancer.rollout.maintenance_journal import MaintenanceJournal
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.progress import Lines
 from tests.cli.conftest import Ran, Rebalancer
@@ -122,6 +123,95 @@ def test_a_round_ends_with_the_first_command_that_fails_and_says_how_to_go_on(
     assert "h2 is empty" not in ran.err
 
 
+@pytest.fixture
+def maintenance(tmp_path: Path) -> Path:
+    """A command that writes down for whom it is run, and does not end while there is `hold`."""
+    script = tmp_path / "maintenance.sh"
+    script.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/done\n[ ! -e {tmp_path}/hold ] || exec sleep 600\n',
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize(("word", "run_for"), [("skip", "h1\nh2\n"), ("rerun", "h1\nh1\nh2\n")])
+def test_a_command_of_a_round_that_was_killed_is_not_run_twice_unasked(
+    rebalancer: Rebalancer,
+    monkeypatch: pytest.MonkeyPatch,
+    four_hosts: Path,
+    maintenance: Path,
+    tmp_path: Path,
+    word: str,
+    run_for: str,
+) -> None:
+    """The round dies by kill -9, its command goes on by itself until it dies as well."""
+    monkeypatch.setenv("REBALANCER_CLUSTER", "four")
+    (hold := tmp_path / "hold").touch()
+    done, url = tmp_path / "done", os.environ["REBALANCER_JOURNAL"]
+    command = ["drain", "h1", "h2", "--rolling", "1", "--scenario", str(four_hosts)]
+    command += ["--then", str(maintenance), "--yes"]
+    with subprocess.Popen([sys.executable, "-m", "rebalancer", *command]) as victim:
+        wait_until(lambda: process_of_the_command(url) > 0, within_seconds=60, what="the command")
+        wait_until(done.exists, within_seconds=60, what="what it does")
+        victim.kill()
+    alive = rebalancer(*command)
+    os.kill(process_of_the_command(url), signal.SIGKILL)
+    hold.unlink()
+
+    wait_until(
+        lambda: rebalancer("recover").code == ExitCode.UNKNOWN_OUTCOME,
+        within_seconds=60,
+        what="the command to end",
+    )
+    recovered, status, shown = (
+        rebalancer("recover"),
+        rebalancer("status"),
+        rebalancer(*command[:-1]),
+    )
+    refused = rebalancer(*command)
+    went_on = rebalancer(*command, "--if-begun", word)
+
+    assert alive.code == ExitCode.LOCKED
+    assert "and runs as process" in alive.err
+    for ran in (recovered, status):
+        assert "was begun for h1 at" in ran.out
+        assert "nobody knows whether it was run to its end" in ran.out
+    assert (shown.code, refused.code) == (ExitCode.UNKNOWN_OUTCOME, ExitCode.UNKNOWN_OUTCOME)
+    assert "say --if-begun skip" in refused.err
+    assert went_on.code == ExitCode.SUCCESS, went_on.err
+    assert done.read_text(encoding="utf-8") == run_for
+    assert "nothing has to be recovered" in rebalancer("recover").out
+
+
+def process_of_the_command(url: str) -> int:
+    with MaintenanceJournal.open(url, SystemClock()) as journal:
+        runs = journal.not_over("four")
+    return runs[0].process.pid if runs and runs[0].process is not None else 0
+
+
+def test_a_host_that_does_not_come_back_is_waited_for_again_without_its_command(
+    rebalancer: Rebalancer, four_hosts: Path, maintenance: Path, tmp_path: Path
+) -> None:
+    text = FOUR_HOSTS.replace("FAILURES", "0").replace("h{1..4}", "h{1..3}")
+    away = "faults: [{kind: host-unreachable, host: h1, at: 70s}]\n"
+    four_hosts.write_text(text + away, encoding="utf-8")
+    command = ["drain", "h1", "--rolling", "1", "--scenario", four_hosts]
+    command += ["--then", maintenance, "--yes"]
+
+    ended = rebalancer(*command)
+    four_hosts.write_text(text, encoding="utf-8")
+    again = rebalancer(*command, "--if-begun", "skip")
+
+    assert ended.code == ExitCode.PARTIAL
+    assert "h1 did not come back within 30 min" in ended.err
+    assert f"--then {maintenance} --if-begun skip --yes" in ended.err
+    assert again.code == ExitCode.SUCCESS
+    assert "ended well at" in again.err
+    assert "it is not run again" in again.err
+    assert (tmp_path / "done").read_text(encoding="utf-8") == "h1\n"
+
+
 def test_a_round_that_would_leave_too_little_for_a_failing_host_changes_nothing(
     rebalancer: Rebalancer, four_hosts: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +283,7 @@ def test_a_round_is_shown_group_by_group_without_yes(
         ["--rolling", "1", "--then", "echo 'oh"],
         ["--rolling", "1", "--then", "", "--yes"],
         ["--back-within", "5m"],
+        ["--rolling", "1", "--if-begun", "skip"],
         ["--rolling", "1", "--out", "plan.json"],
     ],
 )
@@ -219,10 +310,13 @@ def test_a_reader_who_leaves_does_not_end_a_drain(rebalancer: Rebalancer, four_h
 def test_nothing_comes_home_where_nothing_was_drained(
     rebalancer: Rebalancer, four_hosts: Path
 ) -> None:
-    ran = rebalancer("undrain", "h1", "--scenario", four_hosts, "--bring-home", "--yes")
+    command = ["undrain", "h1", "--scenario", four_hosts, "--bring-home"]
 
-    assert ran.code == ExitCode.SUCCESS
-    assert "nothing has to come home" in ran.out
+    asked, told = rebalancer(*command), rebalancer(*command, "--yes")
+
+    said = "nothing to bring home: no VM is where a drain of these hosts moved it\n"
+    assert (asked.code, asked.out) == (told.code, told.out) == (ExitCode.SUCCESS, said)
+    assert asked.err == "h1 was not being drained, so there is nothing to do\n"
 
 
 @pytest.mark.parametrize("takes_back", [False, True])
@@ -275,15 +369,47 @@ def test_a_drain_that_is_taken_back_meanwhile_starts_nothing_more(
     assert "it may be used again, as its drain was taken back" in ran.err
 
 
+def test_of_two_hosts_the_one_that_is_taken_back_keeps_its_vms_and_the_other_is_emptied(
+    rebalancer: Rebalancer, four_hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_at_a_time = "name: p, limits: {cluster: 1}"
+    text = FOUR_HOSTS.replace("FAILURES", "0").replace("name: p", one_at_a_time)
+    four_hosts.write_text(text, encoding="utf-8")
+    taken: list[str] = []
+
+    def and_take_back(self: Lines, event: Event) -> None:
+        real(self, event)
+        if isinstance(event, MigrationStarted) and not taken:
+            taken.append("h1")
+            with Journal.open(os.environ["REBALANCER_JOURNAL"], SystemClock()) as journal:
+                journal.unmark_drain("four", HostId("h1"), "changed my mind")
+
+    real = Lines.show
+    monkeypatch.setattr(Lines, "show", and_take_back)
+
+    ran = rebalancer("drain", "h1", "h2", "--scenario", four_hosts, "--yes", "-o", "json")
+
+    moves = json.loads(ran.out)["migrations"]
+    texts = {move["outcome"]["text"] for move in moves if move["outcome"]["state"] == "skipped"}
+    assert ran.code == ExitCode.PARTIAL
+    assert texts == {"the drain of h1 was taken back meanwhile"}
+    assert {m["source"] for m in moves if m["outcome"]["state"] == "skipped"} == {"h1"}
+    assert "h2 is empty" in ran.err
+    assert "h1 still has" in ran.err
+
+
 def test_no_command_is_run_for_a_group_of_which_a_host_may_be_used_again(
     rebalancer: Rebalancer, four_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """VMs may be placed on it by then, and the command would take it down."""
     four_hosts.write_text(FOUR_HOSTS.replace("FAILURES", "0"), encoding="utf-8")
 
+    started: list[Event] = []
+
     def and_take_one_back(self: Lines, event: Event) -> None:
         real(self, event)
-        if isinstance(event, MigrationStarted):
+        started.extend([event] if isinstance(event, MigrationStarted) else [])
+        if len(started) == 4:  # nothing is left that could be skipped
             with Journal.open(os.environ["REBALANCER_JOURNAL"], SystemClock()) as journal:
                 journal.unmark_drain("four", HostId("h1"), "changed my mind")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from rebalancer.errors import ExitCode
 from tests.cli.conftest import ROOT
 
 NOISE = """\
@@ -22,9 +25,11 @@ highspy.Highs()
 """
 
 
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str | Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT, env=env
     )
 
 
@@ -34,6 +39,15 @@ def test_what_a_library_prints_goes_to_standard_error() -> None:
     assert ended.stdout.startswith("rebalancer ")
     assert ended.stdout.count("\n") == 1
     assert ended.stderr == "a solver's remark\n"
+
+
+def test_an_interruption_while_the_program_is_loaded_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    paths = f"{tmp_path}{os.pathsep}{ROOT}"
+
+    ended = run("-m", "rebalancer", "--version", env={**os.environ, "PYTHONPATH": paths})
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (ExitCode.INTERRUPTED, "", "")
 
 
 def test_the_solver_does_not_introduce_itself() -> None:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
-from rebalancer.rollout.attempt import VAGUE_CODES
+from rebalancer.rollout.calls import VAGUE_CODES
 from rebalancer.rollout.driver import (
     Abort,
     Absent,
     Command,
     CopyDefinition,
+    CreateDisk,
     DiscardImage,
     DomainView,
     EndStaleCopy,
@@ -32,6 +33,7 @@ from rebalancer.rollout.driver import (
     Pending,
     ReadProgress,
     ReadResult,
+    RemoveDisk,
     Reply,
     Restore,
     Resume,
@@ -284,6 +286,22 @@ def test_aborting_nothing_fails(bench: Bench) -> None:
 
     assert isinstance(reply, Failed)
     assert reply.code == OPERATION_INVALID
+
+
+def test_files_for_disks_are_made_in_pools_and_removed_only_for_a_vm_that_runs_elsewhere(
+    bench: Bench,
+) -> None:
+    path, source, target = "/nowhere/vm1.qcow2", bench.source, bench.target
+    create = CreateDisk(vm=bench.vm, host=target, path=path, format="qcow2", capacity_bytes=MIB)
+    there = RemoveDisk(vm=bench.vm, host=source, path=path, keep=target)
+
+    for command, why in ((create, "no active storage pool"), (there, "not active on the host")):
+        reply = bench.do(command)
+
+        assert isinstance(reply, Failed)
+        assert reply.code == OPERATION_INVALID
+        assert why in reply.text
+    assert bench.look().active_on == (source,)
 
 
 def test_more_bandwidth_lets_a_slow_migration_finish(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rebalancer.cluster.inventory import HostId, Mode, Vm, VmId, VmState
 from rebalancer.cluster.plan import ENDED_STATES, Migration, MigrationState, Outcome
 from rebalancer.rollout.driver import (
+    CreateDisk,
     DomainView,
     Migrate,
     MoveDefinition,
@@ -310,6 +311,26 @@ def _is_disturbed(played: Played, vm: Vm) -> bool:
     return any(f.kind in MOVES_GUESTS and f.vm == vm.id for f in played.script.part.faults)
 
 
+def _disks_are_kept(played: Played) -> Iterator[str]:
+    """A guest has its disks where it runs, its old ones are never touched, nothing is forgotten."""
+    vms, files = played.script.snapshot.vm_by_id, played.world.disk_files
+    for vm in played.script.snapshot.vms:
+        for host in {vm.host, *played.world.record.running_on(vm.id)}:
+            missing = [disk.path for disk in vm.local_disks if (host, disk.path) not in files]
+            if missing:
+                yield f"{missing[0]} of {vm.id} is gone from {host}"
+    for row in played.rows:
+        outcome, vm, target = row.outcome, vms[row.migration.vm], row.migration.target
+        if outcome is None:
+            continue
+        left = target if outcome.state is not S.COMPLETE else row.migration.source
+        asked = {i.command.path for i in played.issued if isinstance(i.command, CreateDisk)}
+        for disk in vm.local_disks:
+            is_told = disk.path in outcome.text or disk.path not in asked
+            if (left, disk.path) in files and not is_told:
+                yield f"{row.migration.id} left {disk.path} on {left}, and says {outcome.text!r}"
+
+
 def _nothing_after_stop(played: Played) -> Iterator[str]:
     """I23: nothing new within a second of the request to stop."""
     if played.stopped_at is None:
@@ -375,6 +396,7 @@ _CHECKS = {
     "I16 budgets": budgets_are_kept,
     "I15 rules": rules_are_kept,
     "I23 stop": _nothing_after_stop,
+    "disks are kept": _disks_are_kept,
     "I12 abort": _no_abort_in_post_copy,
     "I24 recovered": _recover_recovers,
 }

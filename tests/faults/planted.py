@@ -9,9 +9,26 @@ from typing import Any
 from unittest.mock import patch
 
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout import chronicle, cold, finish, loop, saved_ends, steps, two_copies
+from rebalancer.rollout import (
+    chronicle,
+    cold,
+    finish,
+    loop,
+    reconcile,
+    saved_ends,
+    steps,
+    two_copies,
+)
 from rebalancer.rollout.decisions import Repair
-from rebalancer.rollout.driver import DomainView, EndStaleCopy, Failed, Resume, Start
+from rebalancer.rollout.driver import (
+    DomainView,
+    EndStaleCopy,
+    Failed,
+    RemoveDisk,
+    Resume,
+    Start,
+)
+from rebalancer.rollout.endings import Ended
 from rebalancer.rollout.records import RecordKind
 from rebalancer.rollout.track import Turn
 
@@ -81,6 +98,23 @@ def _without_resume(attempt: Any) -> tuple[Any, ...]:
     return tuple(command for command in attempt.issued if not isinstance(command, Resume))
 
 
+def _deletes_old_disks(case: Any, target: DomainView) -> Any:
+    """The VM has arrived with its disks, so those on the source are taken for rubbish."""
+    decision, attempt = _ARRIVED(case, target), case.attempt
+    left = [d.path for d in attempt.migration.disks if d.path not in attempt.disk_files.removed]
+    if not isinstance(decision, Ended) or not left:
+        return decision
+    remove = RemoveDisk(vm=attempt.vm, host=attempt.source, path=left[0], keep=attempt.target)
+    return Repair(command=remove, text="tidied up", then=decision)
+
+
+def _forgets_left_overs(*of: Any) -> str:
+    """What is left of disks is nobody's business."""
+    del of
+    return ""
+
+
+_ARRIVED = reconcile._Case.arrived
 _UNSPENT = saved_ends.is_unspent
 _FINISH = finish.enter
 _LINES = chronicle.journal_entries
@@ -93,6 +127,8 @@ PLANTED: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
     "reserves-nothing": (steps, "_in_flight", _reserves_nothing),
     "ends-the-wrong-copy": (two_copies, "stale_copy", _ends_the_wrong_copy),
     "ends-unasked": (two_copies, "stale_copy", _ends_unasked),
+    "deletes-old-disks": (reconcile._Case, "arrived", _deletes_old_disks),
+    "forgets-left-overs": (finish, "left_behind", _forgets_left_overs),
 }
 """Where each bug goes: module, function, and what it is replaced by."""
 

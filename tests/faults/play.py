@@ -318,8 +318,7 @@ class _Stage:
             self._thief = journal.acquire(cluster, _somebody())
         except LockHeldError:
             return
-        if self.clock_error_seconds == 0:
-            self.played.complaints.append("a second controller got the lock of one that lives")
+        self.played.complaints.append("a second controller got the lock of one that lives")
 
     def _heal(self) -> None:
         """Repair everything that is broken, as an operator would before `recover`."""

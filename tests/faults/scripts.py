@@ -8,10 +8,11 @@ each record of its journal; and everything together in a larger plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import Mode, Snapshot, Vm
 from rebalancer.cluster.plan import Migration, Plan
 from rebalancer.cluster.policy import Limits, MigrationPermissions, Policy
@@ -25,6 +26,8 @@ from tests.unit.rollout.ways import FACTS, STORAGE, Way
 
 LIMITS = Limits(migrations=None, per_host_out=2, per_host_in=2, cluster=3, link_share=0.7)
 WAYS = tuple(Way)
+WITH_DISKS = frozenset({Way.LIVE, Way.AUTO_CONVERGE, Way.SUSPEND})
+FOLDER = "/var/lib/libvirt/images"
 
 _LOOK = Point(name="prepare", stage=Stage.CALL, operation="Look")
 _MEMORY = (
@@ -115,6 +118,7 @@ class Script:
         moves = "\n".join(
             f"    {m.id}: {m.vm} from {m.source} to {m.target}, {m.mode}"
             + (" by its saved memory" if m.saved_to else "")
+            + (f", with {len(m.disks)} local disks" if m.disks else "")
             + (f", after {', '.join(m.depends_on)}" if m.depends_on else "")
             for m in self.plan.migrations
         )
@@ -240,7 +244,12 @@ def _scene(
     for n in range(2, others + 2):
         _bystander(random, n, vms, migrations)
     hosts = [
-        a_host(f"h{n}", memory_bytes=_host_memory(random, n), storage=frozenset({"nfs", STORAGE}))
+        a_host(
+            f"h{n}",
+            memory_bytes=_host_memory(random, n),
+            storage=frozenset({"nfs", STORAGE}),
+            disk_pools={FOLDER: _disk_room(seed, n)},
+        )
         for n in range(1, 5)
     ]
     first = migrations[0]
@@ -258,7 +267,9 @@ def _scene(
         policy=a_policy(
             *apart,
             limits=LIMITS,
-            migration=MigrationPermissions(allow=frozenset(Mode), save_to=STORAGE),
+            migration=MigrationPermissions(
+                allow=frozenset(Mode), save_to=STORAGE, local_disks=True
+            ),
         ),
         points=tuple(point for _, point in chosen),
         troubles=tuple(trouble for trouble, _ in chosen),
@@ -272,14 +283,20 @@ def _host_memory(random: Random, number: int) -> int:
     return 32 * GIB if number < 3 else random.choice([6, 8, 32]) * GIB
 
 
+def _disk_room(seed: int, number: int) -> int:
+    """Seldom too little for what comes."""
+    # Of its own, so that the scripts are what they were before there were local disks.
+    return Random(f"room {seed} {number}").choice([1, 500, 500, 500]) * GIB
+
+
 def _victim(random: Random, way: Way) -> tuple[list[Vm], list[Migration]]:
-    vm = _vm(random, "v1", way)
+    vm = _with_disks(random, _vm(random, "v1", way), way)
     return [vm], [_move(random, vm, "m1", way, ())]
 
 
 def _bystander(random: Random, n: int, vms: list[Vm], migrations: list[Migration]) -> None:
     way = random.choice(WAYS)
-    vm = _vm(random, f"v{n}", way)
+    vm = _with_disks(random, _vm(random, f"v{n}", way), way)
     earlier = tuple(m.id for m in migrations if random.random() < 0.15)
     vms.append(vm)
     migrations.append(_move(random, vm, f"m{n}", way, earlier))
@@ -297,6 +314,28 @@ def _vm(random: Random, name: str, way: Way) -> Vm:
     return a_vm(name, on=f"h{random.randint(1, 2)}", **facts)
 
 
+def _with_disks(random: Random, vm: Vm, way: Way) -> Vm:
+    """Two thirds of the guests that could take local disks along have one or two."""
+    own = Random(f"{random.getstate()[1][:3]} {vm.id}")
+    if way not in WITH_DISKS or vm.storage or own.random() < 1 / 3:
+        return vm
+    disks = tuple(
+        LocalDisk(
+            target=f"vd{letter}",
+            capacity_bytes=own.choice([1, 2, 4]) * GIB,
+            path=f"{FOLDER}/{vm.id}-{letter}.qcow2",
+            format="qcow2",
+        )
+        for letter in own.choice(["a", "ab"])
+    )
+    return replace(
+        vm,
+        local_disks=disks,
+        local_disk_bytes=sum(disk.capacity_bytes for disk in disks),
+        disk_write_bytes_per_second=own.choice([0.0, 5.0, 30.0]) * MIB,
+    )
+
+
 def _move(random: Random, vm: Vm, name: str, way: Way, depends_on: tuple[str, ...]) -> Migration:
     return a_migration(
         vm.name,
@@ -305,6 +344,7 @@ def _move(random: Random, vm: Vm, name: str, way: Way, depends_on: tuple[str, ..
         id=name,
         **way.plan,
         memory_bytes=vm.memory_bytes,
+        disks=vm.local_disks,
         depends_on=depends_on,
         bytes_per_second=random.choice([100.0, 400.0, 5000.0]) * MIB,
     )

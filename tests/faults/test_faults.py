@@ -37,6 +37,8 @@ CAUGHT_BY: Mapping[str, tuple[str | tuple[int, ...], str]] = {
     "reserves-nothing": ((121,), "I16 budgets"),
     "ends-the-wrong-copy": ("two copies run", "I7 ended with proof"),
     "ends-unasked": ("two copies run", "I7 ended with proof"),
+    "deletes-old-disks": ((803,), "disks are kept"),
+    "forgets-left-overs": ((803,), "disks are kept"),
 }
 """For each planted bug: scripts that bring it to light, or the trouble that they have, and the
 promise that it breaks."""

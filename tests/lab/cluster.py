@@ -25,6 +25,7 @@ from tests.lab.guest import (
     disk_file,
     domain_xml,
     load_records,
+    own_disk_file,
     record_file,
     save_record,
     serial_log,
@@ -222,11 +223,16 @@ class Lab:
     def start_guest(self, host: LabHost, spec: GuestSpec | None = None) -> LabGuest:
         """Define and start a guest on a host; `wait_for_boot` waits until it is up."""
         spec = spec or GuestSpec()
-        if spec.disk_bytes and not self.shape.shared_storage:
+        if spec.disk_bytes and not (spec.has_own_disk or self.shape.shared_storage):
             raise LabError("a guest with a disk needs a lab with shared_storage=True")
         record = self._new_record(spec)
         save_record(self.state_dir, record)
-        if spec.disk_bytes:
+        if spec.has_own_disk:
+            own = own_disk_file(host, record.name)
+            own.parent.mkdir(exist_ok=True)
+            make = ("qemu-img", "create", "-q", "-f", "qcow2", str(own), str(spec.disk_bytes))
+            subprocess.run(make, check=True)
+        elif spec.disk_bytes:
             with disk_file(self.state_dir, record.name).open("wb") as image:
                 image.truncate(spec.disk_bytes)
         guest = self._guest(record)
@@ -275,6 +281,8 @@ class Lab:
         self._guests.pop(guest.name, None)
         serial_log(self.state_dir, guest.name).unlink(missing_ok=True)
         disk_file(self.state_dir, guest.name).unlink(missing_ok=True)
+        for host in self.hosts:
+            own_disk_file(host, guest.name).unlink(missing_ok=True)
         record_file(self.state_dir, guest.name).unlink(missing_ok=True)
 
     def _new_record(self, spec: GuestSpec) -> GuestRecord:

@@ -23,7 +23,8 @@ from rebalancer.rollout.driver import Command, Ticket
 from rebalancer.rollout.events import Event, Progress, StageChanged
 from rebalancer.rollout.executor import execute
 from rebalancer.rollout.journal import Journal
-from rebalancer.rollout.libvirt_driver import HostAddress, LibvirtDriver
+from rebalancer.rollout.libvirt_connections import HostAddress
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.plan_file import read_plan
 from tests.lab.deadline import call_within

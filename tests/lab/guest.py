@@ -71,6 +71,9 @@ class GuestSpec:
     disk_bytes: int = 0
     """Size of its disk on the lab's shared storage; 0 means diskless."""
 
+    has_own_disk: bool = False
+    """Its disk is a qcow2 file of its host alone instead."""
+
     heeds_power_button: bool = True
     """Whether it shuts down when it is asked to."""
 
@@ -266,6 +269,15 @@ def disk_file(lab_dir: Path, guest: str) -> Path:
     return lab_dir / "shared" / f"{guest}.img"
 
 
+OWN_DISKS = "/var/lib/libvirt/images"
+"""Where hosts have disks of their own; each sees a folder of its own there."""
+
+
+def own_disk_file(host: LabHost, guest: str) -> Path:
+    """The image of a guest's disk that only a host reaches, as this machine sees it."""
+    return host.state_dir / "var/images" / f"{guest}.qcow2"
+
+
 def record_file(lab_dir: Path, guest: str) -> Path:
     """Where the lab remembers a guest."""
     return lab_dir / "guests" / f"{guest}.json"
@@ -287,6 +299,12 @@ def load_records(lab_dir: Path) -> tuple[GuestRecord, ...]:
 def _disk_xml(record: GuestRecord, spec: GuestSpec, lab_dir: Path) -> str:
     if not spec.disk_bytes:
         return ""
+    if spec.has_own_disk:
+        return (
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+            f"<source file='{OWN_DISKS}/{record.name}.qcow2'/>"
+            "<target dev='vda' bus='virtio'/></disk>"
+        )
     return (
         "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>"
         f"<source file='{disk_file(lab_dir, record.name)}'/><target dev='vda' bus='virtio'/></disk>"

@@ -20,7 +20,8 @@ from rebalancer.rollout.driver import Look, Pending, Returned, Sighting
 from rebalancer.rollout.events import Event, StageChanged
 from rebalancer.rollout.executor import RolloutResult, Settings, execute, recover
 from rebalancer.rollout.journal import Journal
-from rebalancer.rollout.libvirt_driver import HostAddress, LibvirtDriver
+from rebalancer.rollout.libvirt_connections import HostAddress
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from rebalancer.rollout.track import Times
 from tests.builders import a_host, a_snapshot, a_vm
 from tests.lab.errors import LabError

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ import pytest
 
 from rebalancer.cluster.inventory import HostState, VmId, VmState
 from rebalancer.collect.dirty_rate_probe import LibvirtDirtyRateProbe
-from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource
+from rebalancer.collect.domain_reader import cpu_waited_cores
+from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource, connect_read_only
 from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from tests.lab.guest import GuestSpec
 from tests.lab.host import libvirt, opened
@@ -87,6 +89,21 @@ def test_guests_on_three_hosts_and_then_one_host_dies(
     ]
     assert lab.hosts[2].address in without.hosts[2].state_reason
     assert [vm.id for vm in without.vms] == [busy.uuid]
+
+
+def test_real_hosts_tell_how_long_vcpus_waited(lab: Lab, start_guest: StartGuest) -> None:
+    busy = start_guest(lab.hosts[0], GuestSpec(cpu_load_ratio=0.9))
+    connection = connect_read_only(lab.hosts[0].uri)
+    try:
+        before = connection.stats(with_details=True)[busy.uuid]
+        time.sleep(3.0)
+        after = connection.stats(with_details=True)[busy.uuid]
+    finally:
+        connection.close()
+
+    assert int(after["vcpu.0.delay"]) >= int(before["vcpu.0.delay"]) > 0
+    # One vCPU waits for a second each second, at most.
+    assert 0.0 <= cpu_waited_cores(before, after, 3.0) <= 1.5
 
 
 def test_a_libvirtd_that_hangs_delays_nobody_and_is_seen_again_when_it_goes_on(lab: Lab) -> None:

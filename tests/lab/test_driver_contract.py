@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalancer.cluster.inventory import HostId, VmId
-from rebalancer.rollout.libvirt_driver import CallLimits, HostAddress, LibvirtDriver
+from rebalancer.rollout.libvirt_connections import CallLimits, HostAddress
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from tests.contract.test_hypervisor_driver import *  # noqa: F403  the suite itself
 from tests.contract.test_hypervisor_driver import STORAGE, Bench
 from tests.lab.guest import GuestSpec

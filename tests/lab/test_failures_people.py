@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rebalancer.cluster.inventory import Mode
+from rebalancer.cluster.inventory import Mode, Snapshot
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.cluster.policy import Limits
 from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource
@@ -191,6 +191,12 @@ def test_a_migration_by_hand_takes_its_place_among_those_of_its_host(
         timeout_seconds=60.0,
     )
     at_once: list[bool] = []
+    taken: list[float | None] = []
+
+    def look() -> Snapshot:
+        seen = eyes.observe()
+        taken.extend(vm.migrating_bytes_per_second for vm in seen.vms if vm.is_migrating)
+        return seen
 
     def watch(event: Event) -> None:
         if isinstance(event, MigrationStarted):
@@ -202,7 +208,7 @@ def test_a_migration_by_hand_takes_its_place_among_those_of_its_host(
         assert seen == [(theirs.name, third.name)]
         result = site.roll_out(
             a_move(ours, source, target),
-            OccasionalLook(first, eyes.observe, site.clock.now, every_seconds=2.0).newest,
+            OccasionalLook(first, look, site.clock.now, every_seconds=2.0).newest,
             settings=Settings(
                 limits=Limits(per_host_out=1), times=replace(TIMES, hold_seconds=1.0)
             ),
@@ -211,6 +217,7 @@ def test_a_migration_by_hand_takes_its_place_among_those_of_its_host(
 
     assert result.is_complete, result
     assert at_once == [False]
+    assert max(rate or 0 for rate in taken) > 0, "libvirt says what theirs takes of the link"
     assert_runs_once(theirs, on=third)
     assert_runs_once(ours, on=target)
 

@@ -17,7 +17,8 @@ from rebalancer.cluster.inventory import HostId, Mode, Snapshot
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.driver import IMAGE_FOLDER, DomainView
 from rebalancer.rollout.events import Event, Progress, StageChanged
-from rebalancer.rollout.libvirt_driver import HostAddress, LibvirtDriver
+from rebalancer.rollout.libvirt_connections import HostAddress
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from tests.lab.cluster import Lab, claim
 from tests.lab.command import Rebalancer
 from tests.lab.guest import GuestSpec

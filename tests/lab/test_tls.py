@@ -13,7 +13,8 @@ import pytest
 from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.events import Event, Note, Progress
-from rebalancer.rollout.libvirt_driver import HostAddress, LibvirtDriver
+from rebalancer.rollout.libvirt_connections import HostAddress
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from tests.lab.cluster import Lab, claim
 from tests.lab.shape import MIB, LabShape
 from tests.lab.site import Site, a_move, ask_qemu, beside, changes_asked_for

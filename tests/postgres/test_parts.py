@@ -12,6 +12,7 @@ from rebalancer.cluster.policy import Trigger
 from rebalancer.errors import LockHeldError, PlanRefusedError
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Owner
+from rebalancer.rollout.maintenance_journal import MaintenanceJournal, MaintenancePhase
 from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.power_steps import Phase, PowerMark, Unneeded
 from rebalancer.rollout.wishes import Wishes
@@ -100,3 +101,39 @@ def test_hosts_power(url: str) -> None:
         with pytest.raises(LockHeldError):
             power.keep(H1, None, "too late", lease)
         assert power.marks("dc") == {H1: mark}
+
+
+def test_commands_of_rolling_maintenance(url: str) -> None:
+    clock, h2 = SystemClock(), HostId("h2")
+    with Journal.open(url, clock) as journal, MaintenanceJournal.open(url, clock) as kept:
+        lease = journal.acquire("dc", owner=Owner(host="elsewhere", pid=1))
+        journal.mark_drain("dc", h2)
+        name = kept.begin([H1, h2], "patch --reboot", lease)
+        kept.started(name, Owner(host="elsewhere", pid=2))
+        (begun,) = kept.not_over("dc")
+        assert (begun.hosts, begun.phase) == ((H1, h2), MaintenancePhase.BEGUN)
+        assert begun.process == Owner(host="elsewhere", pid=2)
+        journal.unmark_drain("dc", H1)
+        assert kept.not_over("dc") == (begun,), "it may be at work on the other machine"
+
+        kept.ended(name)
+
+        (ended,) = kept.not_over("dc")
+        assert (ended.hosts, ended.phase, ended.failure) == ((h2,), MaintenancePhase.ENDED, "")
+        journal.release(lease)
+        with pytest.raises(LockHeldError):
+            kept.begin([H1], "too late", lease)
+
+
+def test_a_lock_that_is_watched_from_another_machine(url: str) -> None:
+    """Both have the same database; neither its clock nor theirs is asked for the time of day."""
+    passed = [50.0]
+    with Journal.open(url, SystemClock()) as journal:
+        journal.acquire("dc", owner=Owner(host="elsewhere", pid=1))
+        for seconds in (0.0, 119.0):
+            passed[0] += seconds
+            with pytest.raises(LockHeldError):
+                journal.acquire("dc", clock="mgmt2", seconds_passed=lambda: passed[0])
+        passed[0] += 1.0
+
+        assert journal.acquire("dc", clock="mgmt2", seconds_passed=lambda: passed[0]).token == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -17,8 +17,8 @@ from rebalancer.cluster.policy import Limits
 from rebalancer.rollout.driver import DomainView
 from rebalancer.rollout.executor import Settings
 from rebalancer.simulation.datacentre import Datacentre
-from rebalancer.simulation.faults import Fault, random_faults
-from tests.builders import GIB, MIB, a_host, a_snapshot, a_vm
+from rebalancer.simulation.faults import Fault, FaultKind, Stage, random_faults
+from tests.builders import GIB, IMAGES, MIB, a_disk, a_host, a_snapshot, a_vm, with_disks
 from tests.property.laws import law
 from tests.unit.rollout.crashes import Death, Story, live_through
 from tests.unit.rollout.plans import a_migration, a_plan
@@ -148,6 +148,38 @@ def test_law_6_a_controller_may_die_after_any_record_and_any_command(way: Way) -
         assert story.died
         assert_budgets_kept(datacentre)
         assert_world_agrees(case, story, datacentre)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_law_6_a_controller_may_die_after_any_record_of_a_vm_with_local_disks(
+    breaks: bool,
+) -> None:
+    disks = (a_disk("vda", 2 * GIB), a_disk("vdb", GIB))
+    vm = a_vm("v1", memory_bytes=GIB, **with_disks(*disks, writes=5.0 * MIB))
+    hosts = [replace(host, disk_pools={IMAGES: 100 * GIB}) for host in HOSTS[:2]]
+    move = a_migration("v1", memory_bytes=GIB, disks=disks)
+    case = Case(plan=a_plan(move), snapshot=a_snapshot(hosts, [vm]))
+    fault = Fault(kind=FaultKind.TRANSFER_BREAKS, vm=vm.id, stage=Stage.TRANSFER, after_seconds=9.0)
+    faults = (fault,) if breaks else ()
+    whole, _ = case.run(Death(), faults)
+    deaths = [
+        *(Death(after_record=k) for k in range(1, whole.records + 1)),
+        *(Death(after_command=k) for k in range(1, whole.commands + 1)),
+    ]
+
+    for death in deaths:
+        story, datacentre = case.run(death, faults)
+        (outcome,) = case.outcomes(story).values()
+        left = [path for host, path in datacentre.disk_files if host == move.target]
+
+        assert story.died
+        assert_budgets_kept(datacentre)
+        assert_world_agrees(case, story, datacentre)
+        assert {path for host, path in datacentre.disk_files if host == vm.host} == {
+            disk.path for disk in disks
+        }
+        assert all(path in outcome.text for path in left)
+        assert len(left) == 2 if outcome.state is S.COMPLETE else len(left) <= 1
 
 
 @given(

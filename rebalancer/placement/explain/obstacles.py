@@ -110,7 +110,9 @@ class Obstacles:
             return
         for vm in problem.units[unit]:
             source = problem.snapshot.host_by_id[vm.host]
-            yield from (Obstacle(text=text) for text in misfits(vm, source, host))
+            copies = problem.policy.migration.local_disks
+            against = misfits(vm, source, host, copies_disks=copies)
+            yield from (Obstacle(text=text) for text in against)
             for rule in problem.policy.rules:
                 if isinstance(rule, Fence | Ban) and rule.hard and rule.forbids(vm, host):
                     yield Obstacle(text=f"{rule.name} forbids it")

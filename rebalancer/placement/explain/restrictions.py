@@ -169,7 +169,10 @@ def _of_machines(case: Case, wishes: Sequence[Wish]) -> Iterator[Restriction]:
             continue
         vm = snapshot.vm_by_id[wish.vm]
         source = snapshot.host_by_id[vm.host]
-        lacks = [(host.name, misfits(vm, source, host)) for host in snapshot.hosts]
+        copies = case.policy.migration.local_disks
+        lacks = [
+            (host.name, misfits(vm, source, host, copies_disks=copies)) for host in snapshot.hosts
+        ]
         if any(why for _, why in lacks):
             yield Restriction(
                 kind=Kind.MACHINE,

@@ -19,7 +19,7 @@ def limits_in_the_way(problem: PlacementProblem, x: Ints, unit: int, host: int) 
     limits, start = problem.policy.limits, problem.start
     counted = (x != start) & ~problem.drains[start]
     vms = np.array([len(each) for each in problem.units])
-    size = np.array([sum(vm.memory_bytes for vm in each) for each in problem.units], float)
+    size = np.array([sum(vm.moved_bytes for vm in each) for each in problem.units], float)
     site = _sites(problem)
     across = counted & (site[x] != site[start])
     crosses = bool(site[host] != site[start[unit]])

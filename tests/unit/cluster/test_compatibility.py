@@ -8,7 +8,7 @@ import pytest
 
 from rebalancer.cluster.compatibility import misfits
 from rebalancer.cluster.inventory import HugepagePool, NumaNode
-from tests.builders import GIB, MIB, a_host, a_vm
+from tests.builders import GIB, IMAGES, MIB, a_disk, a_host, a_vm, with_disks
 
 
 def why_not(vm: dict[str, Any], target: dict[str, Any], source: dict[str, Any]) -> str:
@@ -41,6 +41,11 @@ def test_nothing_keeps_a_vm_from_being_where_it_is() -> None:
         ({"cpu_features": frozenset({"avx2"})}, {"cpu_features": frozenset()}, "lacks avx2"),
         ({"hugepage_bytes": 2 * MIB}, {}, "huge pages"),
         ({"local_disk_bytes": 5}, {}, "disks"),
+        (
+            with_disks(a_disk()),
+            {"disk_pools": {IMAGES: 20 * GIB}},
+            "only; `migration: {local_disks: true}` would let them be copied",
+        ),
         (
             {"vcpus": 32, "numa_nodes": (NumaNode(cpu_cores=32, memory_bytes=GIB),)},
             {},

@@ -7,7 +7,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.cluster.selection import HostSelector, VmSelector, members_of
+from rebalancer.cluster.selection import (
+    HostSelector,
+    VmSelector,
+    members_of,
+    places_by_name,
+    places_of,
+)
 from tests.builders import a_host, a_snapshot, a_vm
 
 
@@ -67,3 +73,21 @@ def test_members_are_those_that_match_in_the_snapshot_s_order(
 
     assert members_of(selector, snapshot) == expected
     assert members_of(selector, snapshot) == expected
+
+
+@given(
+    names=st.lists(WORDS, max_size=8),
+    wanted=st.lists(WORDS, max_size=3),
+    sites=st.lists(st.sampled_from(["x", "y"]), max_size=1),
+)
+def test_places_are_those_of_hosts_that_match_in_order(
+    names: list[str], wanted: list[str], sites: list[str]
+) -> None:
+    hosts = [
+        replace(a_host(f"{number}", site="xy"[number % 2]), name=name)
+        for number, name in enumerate(names)
+    ]
+    selector = HostSelector(names=tuple(wanted), sites=tuple(sites))
+    expected = [place for place, host in enumerate(hosts) if selector.matches(host)]
+
+    assert places_of(selector, hosts, places_by_name(hosts)) == expected

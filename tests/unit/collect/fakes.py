@@ -92,6 +92,7 @@ class FakeVm:
     state: DomainState = DomainState.RUNNING
     reason: int = 1
     cores: float = 0.5
+    waiting_cores: float = 0.0
     record: Mapping[str, Any] = field(default_factory=dict)
     stats: Mapping[str, int | str] = field(default_factory=dict)
 
@@ -111,6 +112,8 @@ class FakeVm:
             "state.reason": int(self.reason),
             "cpu.time": round((100 + seconds * self.cores) * 1e9),
             "vcpu.current": 2,
+            "vcpu.0.delay": round((50 + seconds * self.waiting_cores / 2) * 1e9),
+            "vcpu.1.delay": round((70 + seconds * self.waiting_cores / 2) * 1e9),
             "balloon.maximum": 4 * 2**20,
             "balloon.rss": 3 * 2**20,
             **self.stats,

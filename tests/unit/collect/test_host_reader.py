@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.inventory import HugepagePool, VmState
-from rebalancer.collect.domain_reader import cpu_used_cores
+from rebalancer.collect.domain_reader import cpu_used_cores, cpu_waited_cores
 from rebalancer.collect.host_reader import Stopwatch, read_host
 from rebalancer.collect.hypervisor import DomainState, HypervisorError
 from rebalancer.collect.observations import DomainReport, HostReport, LibvirtHost
@@ -15,11 +15,19 @@ from tests.builders import GIB, MIB
 from tests.unit.collect.fakes import FakeHypervisor, FakeTime, FakeVm, a_disk, a_domain_xml
 
 
-def read(hypervisor: FakeHypervisor, clock: FakeTime, **configured: Any) -> HostReport:
+def read(
+    hypervisor: FakeHypervisor, clock: FakeTime, *, counts_waiting: bool = False, **configured: Any
+) -> HostReport:
     hypervisor.clock = clock
     host = LibvirtHost(name="h1", uri="fake://h1", **configured)
     stopwatch = Stopwatch(monotonic=clock.monotonic, sleep=clock.sleep)
-    return read_host(host, hypervisor, sampling_seconds=5.0, stopwatch=stopwatch)
+    return read_host(
+        host,
+        hypervisor,
+        sampling_seconds=5.0,
+        stopwatch=stopwatch,
+        counts_waiting=counts_waiting,
+    )
 
 
 def domain(hypervisor: FakeHypervisor) -> DomainReport:
@@ -44,6 +52,40 @@ def test_cpu_use_is_the_growth_of_the_counters_over_the_window() -> None:
 
     assert report.facts.cpu_used_cores == pytest.approx(6.5)
     assert report.domains[0].cpu_used_cores == pytest.approx(1.75)
+
+
+def test_what_vms_wait_for_counts_where_that_is_wanted_up_to_their_vcpus() -> None:
+    vms = [
+        FakeVm("a", cores=1.0, waiting_cores=0.5),
+        FakeVm("b", cores=1.5, waiting_cores=1.25),
+        FakeVm("c", cores=2.25, waiting_cores=1.0),
+        FakeVm("d", state=DomainState.SHUTOFF, waiting_cores=1.0),
+    ]
+
+    plain = read(FakeHypervisor(vms, busy_cores=6.0), FakeTime())
+    counted = read(FakeHypervisor(vms, busy_cores=6.0), FakeTime(), counts_waiting=True)
+
+    assert [vm.cpu_used_cores for vm in plain.domains] == pytest.approx([1.0, 1.5, 2.25, 0.0])
+    assert [vm.cpu_used_cores for vm in counted.domains] == pytest.approx([1.5, 2.0, 2.25, 0.0])
+    assert plain.facts.cpu_used_cores == pytest.approx(6.0)
+    assert counted.facts.cpu_used_cores == pytest.approx(6.0 + 0.5 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "waited"),
+    [
+        ({"vcpu.0.delay": 0}, {"vcpu.0.delay": 2_000_000_000}, 1.0),
+        ({"vcpu.0.delay": 5_000_000_000}, {"vcpu.0.delay": 1_000_000_000}, 0.0),
+        ({}, {"vcpu.3.delay": 9_000_000_000}, 0.0),
+        ({"vcpu.0.wait": 0}, {"vcpu.0.wait": 9_000_000_000}, 0.0),
+    ],
+    ids=["it waited", "the counter began again", "a vcpu was plugged in", "another counter"],
+)
+def test_waiting_is_the_growth_of_the_time_in_the_run_queue(
+    before: Any, after: Any, waited: float
+) -> None:
+    assert cpu_waited_cores(before, after, 2.0) == pytest.approx(waited)
+    assert cpu_waited_cores(before, after, 0.0) == 0.0
 
 
 def test_a_host_whose_use_is_its_guests_is_not_asked_for_it() -> None:

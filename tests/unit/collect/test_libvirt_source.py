@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.inventory import Host, HostState, Mode, Snapshot, Vm, VmState
-from rebalancer.collect.hypervisor import DomainState, HypervisorError, JobOperation
+from rebalancer.collect.hypervisor import DomainState, HypervisorError, Job, JobOperation
 from rebalancer.errors import ObservationError
 from tests.builders import GIB
 from tests.unit.collect.fakes import (
@@ -253,9 +253,9 @@ def test_a_definition_that_cannot_be_read_keeps_the_vm_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("facts", "blocker"),
     [
-        ({"record": {"job": JobOperation.BACKUP}}, "a backup of it is running"),
-        ({"record": {"job": JobOperation.MIGRATION_OUT}}, "it is being migrated"),
-        ({"record": {"job": JobOperation.UNKNOWN}}, "libvirt is busy with it"),
+        ({"record": {"job": Job(operation=JobOperation.BACKUP)}}, "a backup of it is running"),
+        ({"record": {"job": Job(operation=JobOperation.MIGRATION_OUT)}}, "it is being migrated"),
+        ({"record": {"job": Job(operation=JobOperation.UNKNOWN)}}, "libvirt is busy with it"),
         ({"record": {"has_snapshots": True}}, "it has snapshots, which libvirt cannot move"),
         (
             {"record": {"has_checkpoints": True}},
@@ -277,8 +277,8 @@ def test_work_in_progress_keeps_a_vm_where_it_is(facts: Any, blocker: str) -> No
 
 
 def test_every_kind_of_job_has_words() -> None:
-    for job in JobOperation:
-        assert one_vm(record={"job": job}).blockers
+    for operation in JobOperation:
+        assert one_vm(record={"job": Job(operation=operation)}).blockers
 
 
 def test_a_paused_vm_may_move() -> None:
@@ -448,7 +448,10 @@ def test_a_process_larger_than_its_guest_has_no_more_than_its_guest_to_send() ->
 
 def test_the_incoming_copy_of_a_migration_is_not_a_second_vm() -> None:
     snapshot = observed(
-        hosts_with(h1=[FakeVm(record={"job": JobOperation.MIGRATION_OUT})], h2=[FakeVm(**INCOMING)])
+        hosts_with(
+            h1=[FakeVm(record={"job": Job(operation=JobOperation.MIGRATION_OUT)})],
+            h2=[FakeVm(**INCOMING)],
+        )
     )
 
     vm = only_vm(snapshot)
@@ -459,9 +462,11 @@ def test_the_incoming_copy_of_a_migration_is_not_a_second_vm() -> None:
 
 
 def test_a_migration_to_a_host_that_is_not_ours_is_seen_at_its_source() -> None:
-    vm = one_vm(record={"job": JobOperation.MIGRATION_OUT})
+    job = Job(operation=JobOperation.MIGRATION_OUT, bytes_per_second=5e7)
+    vm = one_vm(record={"job": job})
 
     assert (vm.is_migrating, vm.migrating_to) == (True, None)
+    assert vm.migrating_bytes_per_second == 5e7
 
 
 @pytest.mark.parametrize("reason", [2, 11])
@@ -481,7 +486,7 @@ def test_after_the_switch_over_the_running_side_is_the_vm() -> None:
 
 
 def test_during_the_switch_over_both_stand_still_and_the_source_is_the_vm() -> None:
-    source = FakeVm(**INCOMING, record={"job": JobOperation.MIGRATION_OUT})
+    source = FakeVm(**INCOMING, record={"job": Job(operation=JobOperation.MIGRATION_OUT)})
 
     vm = only_vm(observed(hosts_with(h1=[FakeVm(**INCOMING)], h2=[source])))
 

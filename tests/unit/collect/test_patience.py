@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from rebalancer.collect.domain_jobs import running_jobs
-from rebalancer.collect.hypervisor import JobOperation
+from rebalancer.collect.hypervisor import Job, JobOperation
 from rebalancer.collect.patience import Abandoned, Patience
 
 
@@ -98,23 +98,23 @@ def test_many_errands_take_turns() -> None:
 
 
 def test_jobs_of_domains_of_which_one_hangs(release: threading.Event) -> None:
-    def hang() -> JobOperation | None:
+    def hang() -> Job | None:
         release.wait()
         return None
 
     jobs = running_jobs(
         {
             "idle": lambda: None,
-            "backup": lambda: JobOperation.BACKUP,
+            "backup": lambda: Job(operation=JobOperation.BACKUP),
             "hanging": hang,
-            "after": lambda: JobOperation.MIGRATION_OUT,
+            "after": lambda: Job(operation=JobOperation.MIGRATION_OUT),
         },
         seconds=1.0,
         seconds_each=0.0,
     )
 
     assert jobs == {
-        "backup": JobOperation.BACKUP,
-        "hanging": JobOperation.UNKNOWN,
-        "after": JobOperation.MIGRATION_OUT,
+        "backup": Job(operation=JobOperation.BACKUP),
+        "hanging": Job(operation=JobOperation.UNKNOWN),
+        "after": Job(operation=JobOperation.MIGRATION_OUT),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -117,3 +118,23 @@ def test_what_vms_do_not_explain_is_the_hosts_own_use() -> None:
     assert base[HostId("h1")] == pytest.approx(2.0)
     assert base[HostId("h2")] == 0.0
     assert base[HostId("h3")] == 0.0
+
+
+def test_a_forecast_needs_a_fraction_of_the_memory_that_the_past_takes() -> None:
+    samples = np.abs(np.random.default_rng(1).normal(1.0, 0.1, (1500, 2016)))
+    vms = [a_vm(f"vm{row}", on="h1") for row in range(len(samples))]
+    usage = UsageHistory(
+        start=NOON - timedelta(days=7),
+        interval_seconds=300.0,
+        vm_cpu_cores={vm.id: row for vm, row in zip(vms, samples, strict=True)},
+        host_cpu_cores={},
+    )
+    snapshot = replace(a_snapshot(vms=vms), usage=usage)
+    forecast_demand(snapshot)
+
+    tracemalloc.start()
+    forecast_demand(snapshot)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < samples.nbytes / 2

@@ -14,6 +14,7 @@ from rebalancer.forecast.outlook import Outlook, Question, foresee
 from rebalancer.forecast.quantile import half_life_weights, weighted_quantile
 from rebalancer.forecast.season import season
 from rebalancer.forecast.significance import trusted_share
+from rebalancer.forecast.spread import correlation_of, past_errors
 
 type Array = NDArray[np.float64]
 
@@ -116,6 +117,33 @@ def test_without_samples_the_measurement_is_expected_and_a_bit_more_is_the_peak(
 
     np.testing.assert_array_equal(outlook.expected, [1.0, 1.0])
     np.testing.assert_allclose(outlook.peak, [1.4, 1.4])
+
+
+class FewAtOnce:
+    """A past that is known, but not all of it at once."""
+
+    def __init__(self, samples: Array, most: int) -> None:
+        self.samples, self.most = samples, most
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, rows: slice) -> Array:
+        some = self.samples[rows]
+        assert len(some) <= self.most, "a week of thousands of VMs would be in memory twice"
+        return some
+
+
+def test_the_past_of_thousands_of_vms_is_not_wanted_at_once() -> None:
+    samples = np.abs(2.0 + noise(900, 3 * DAY))
+    vcpus, measured = np.full(900, 4.0), np.full(900, 2.0)
+
+    outlook = foresee(FewAtOnce(samples, most=300), vcpus, measured, QUESTION)
+
+    at_once = past_errors(samples[:, -DAY:], vcpus, INTERVAL, QUESTION.horizon_seconds / 2)
+    alone = foresee(samples[300:301], vcpus[:1], measured[:1], QUESTION)
+    assert outlook.expected[300] == alone.expected[0]
+    assert outlook.correlation == pytest.approx(correlation_of(at_once, INTERVAL), rel=1e-9)
 
 
 def test_nobody_is_no_trouble() -> None:

@@ -186,8 +186,12 @@ def test_example_of_movement() -> None:
     in_memory = cost(MovementGoal(measure=MovementMeasure.MEMORY, weight=1.0), "b")["movement"]
     in_link_seconds = cost(MovementGoal(weight=1.0), "b")["movement"]
 
+    disturbing = MovementGoal(measure=MovementMeasure.DISTURBANCE, weight=1.0)
+    by_disturbance = cost(disturbing, "b")["movement"]
+
     assert [in_memory, in_link_seconds] == pytest.approx([0.02, 0.02025])
-    assert says("movement", in_memory, in_link_seconds)
+    assert by_disturbance == pytest.approx(0.01787, abs=5e-6)
+    assert says("movement", in_memory, in_link_seconds, by_disturbance)
 
 
 def test_example_of_power() -> None:

@@ -73,6 +73,27 @@ def test_measured_in_memory_every_gib_costs_the_same_wherever_it_goes() -> None:
     assert price(snapshot, 1, 1, goal) == pytest.approx(3 * price(snapshot, 0, 1, goal))
 
 
+def test_by_disturbance_half_of_what_a_move_costs_is_what_the_vm_does_meanwhile() -> None:
+    hosts = [a_host("h1"), a_host("h2"), a_host("h3", nic_bytes_per_second=1.25e8)]
+    vms = [
+        a_vm("a", on="h1", memory_bytes=8 * GIB, cpu_used_cores=6.0),
+        a_vm("b", on="h1", memory_bytes=8 * GIB, cpu_used_cores=0.0),
+        a_vm("c", on="h1", memory_bytes=GIB, cpu_used_cores=0.0),
+        a_vm("d", on="h1", memory_bytes=GIB, cpu_used_cores=0.0, state=VmState.SHUTOFF),
+    ]
+    snapshot = a_snapshot(hosts, vms)
+    goal = replace(GOAL, measure=MovementMeasure.DISTURBANCE)
+
+    busy, quiet, small, stopped = (price(snapshot, vm, 1, goal) for vm in range(4))
+
+    # The three that run use 2 cores each on average, and a three times that.
+    sent = price(snapshot, 1, 1)
+    assert busy - quiet == pytest.approx(3 * sent / 2)
+    assert quiet - small == pytest.approx((sent - price(snapshot, 2, 1)) / 4)
+    assert quiet > small > stopped > 0
+    assert price(snapshot, 1, 2, goal) == pytest.approx(10 * quiet)
+
+
 def test_vms_that_the_policy_holds_dear_stay_where_others_will_do() -> None:
     vms = [
         a_vm(f"v{k}", on="h1", cpu_used_cores=3.0, labels={"downtime": kind})

@@ -24,11 +24,13 @@ from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 CORES = 10.0
 
 
-def a_power_policy(overload: OverloadMeasure) -> Policy:
+def a_power_policy(
+    overload: OverloadMeasure, measure: MovementMeasure = MovementMeasure.COUNT
+) -> Policy:
     return a_policy(
         goals=(
             PowerGoal(min_awake=1, payback_seconds=None),
-            MovementGoal(measure=MovementMeasure.COUNT, weight=0.1),
+            MovementGoal(measure=measure, weight=0.1),
         ),
         headroom=Headroom(cpu_ratio=0.0, memory_ratio=0.0),
         forecast=Foresight(overload=overload),
@@ -116,3 +118,36 @@ def test_the_margin_of_joint_peaks_is_kept_free_on_every_host_that_is_filled() -
     used = {**snapshot.assignment, **together}
     assert len(set(used.values())) == 1
     assert len(set({**snapshot.assignment, **apart}.values())) == 2
+
+
+def test_of_vms_that_cure_a_host_alone_the_one_that_is_disturbed_least_leaves() -> None:
+    snapshot = hosts({"h1": {"a": 6.0, "b": 3.5, "c": 1.5}, "h2": {"d": 3.0}})
+    policy = a_power_policy(OverloadMeasure.NOW, MovementMeasure.DISTURBANCE)
+
+    assert placed(snapshot, foreseen(snapshot, {}), policy) == {VmId("c"): HostId("h2")}
+
+
+def test_two_vms_leave_where_one_alone_would_need_another_host() -> None:
+    # a or b alone would cure h1, and either of them only fits on h3, which is empty.
+    snapshot = hosts({"h1": {"a": 5.0, "b": 4.6, "c": 0.8, "d": 0.7}, "h2": {"e": 8.0}, "h3": {}})
+    policy = a_power_policy(OverloadMeasure.NOW, MovementMeasure.DISTURBANCE)
+
+    moved = placed(snapshot, foreseen(snapshot, {}), policy)
+
+    assert moved == {VmId("c"): HostId("h2"), VmId("d"): HostId("h2")}
+
+
+def test_what_leaves_a_full_host_goes_where_most_room_is() -> None:
+    snapshot = hosts({"h1": {"a": 9.5, "b": 1.0}, "h2": {"c": 8.5}, "h3": {"d": 8.0}})
+    policy = a_power_policy(OverloadMeasure.NOW, MovementMeasure.DISTURBANCE)
+
+    assert placed(snapshot, foreseen(snapshot, {}), policy) == {VmId("b"): HostId("h3")}
+
+
+def test_a_dearer_vm_leaves_where_the_cheapest_would_need_another_host() -> None:
+    snapshot = hosts({"h1": {"a": 6.0, "b": 2.0, "c": 2.5}, "h2": {"d": 7.0}, "h3": {}})
+    policy = a_power_policy(OverloadMeasure.NOW, MovementMeasure.DISTURBANCE)
+
+    moved = placed(snapshot, foreseen(snapshot, {"b": 4.0}), policy)
+
+    assert moved == {VmId("c"): HostId("h2")}

@@ -118,6 +118,20 @@ def test_a_sleeping_host_is_woken_when_the_others_are_too_few() -> None:
     assert "spare: 20%, memory" in step.reason
 
 
+def test_no_move_waits_for_a_host_to_wake() -> None:
+    """It may not wake; what can move there, the next plan says, which has seen it awake."""
+    hosts = [a_host("h1"), a_host("h2", state=HostState.ASLEEP)]
+    snapshot = a_snapshot(hosts, [a_vm("a", memory_bytes=60 * GIB)])
+
+    plan = a_plan(snapshot, {"a": "h2"}, saving(PowerGoal(min_awake=1, spare_ratio=0.2)))
+
+    assert [(step.host, step.action, step.depends_on) for step in plan.power] == [
+        ("h2", PowerAction.WAKE, ())
+    ]
+    assert plan.migrations == ()
+    assert plan.unmoved[0].reasons == ("h2 is asleep",)
+
+
 def test_nobody_is_woken_while_half_of_what_is_to_be_spare_is_left() -> None:
     """56 GiB leave 12 % of 64: less than the 20 % from which on the other may sleep."""
     hosts = [a_host("h1"), a_host("h2", state=HostState.ASLEEP)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from rebalancer.cluster.inventory import HostId, Link, Mode, Rack, Site, VmId
 from rebalancer.cluster.plan import Migration
 from rebalancer.cluster.policy import Limits
-from rebalancer.rollout.admission import Flight, Foreign, Grant, admit
+from rebalancer.rollout.admission import Flight, Foreign, Grant, admit, spare_bandwidth
 from tests.builders import MIB, a_host, a_snapshot
 from tests.unit.rollout.plans import a_migration
 
@@ -57,8 +59,8 @@ def test_migrations_that_others_began_count_on_both_of_their_hosts_and_in_the_cl
     waiting = moves(("h1", "h2"), ("h3", "h5"), ("h3", "h4"), ("h4", "h2"), ("h6", "h3"))
     one, two = LIMITS, replace(LIMITS, per_host_out=1, per_host_in=1, cluster=4)
     theirs = [
-        Foreign(vm=VmId("a"), source=HostId("h1"), target=HostId("h5")),
-        Foreign(vm=VmId("b"), source=HostId("h6"), target=None),
+        Foreign(vm=VmId("a"), source=HostId("h1"), target=HostId("h5"), bytes_per_second=MIB),
+        Foreign(vm=VmId("b"), source=HostId("h6"), target=None, bytes_per_second=MIB),
     ]
 
     def let_in(limits: Limits, *foreign: Foreign) -> list[str]:
@@ -67,6 +69,53 @@ def test_migrations_that_others_began_count_on_both_of_their_hosts_and_in_the_cl
     assert let_in(one) == ["m1", "m2", "m3", "m4", "m5"]
     assert let_in(one, *theirs) == ["m1", "m2", "m3"]
     assert let_in(two, *theirs) == ["m3", "m4"]
+
+
+def theirs(source: str, target: str | None, rate: float | None) -> Foreign:
+    to = HostId(target) if target is not None else None
+    return Foreign(vm=VmId("a"), source=HostId(source), target=to, bytes_per_second=rate)
+
+
+@pytest.mark.parametrize(
+    ("rate", "granted"),
+    [(None, []), (100.0, [600.0]), (350.0, [350.0]), (351.0, [])],
+    ids=["unknown", "some", "half", "too much"],
+)
+def test_what_others_take_of_a_link_is_not_granted_again(
+    rate: float | None, granted: list[float]
+) -> None:
+    """Of a NIC migrations may use 700 MiB/s; what others take of it, nobody knows at first."""
+    other = theirs("h3", "h2", rate * MIB if rate is not None else None)
+
+    grants = admit(moves(("h1", "h2"), rate=700.0 * MIB), [], SNAPSHOT, LIMITS, [other])
+
+    assert [grant.bytes_per_second / MIB for grant in grants] == pytest.approx(granted)
+
+
+def test_what_others_take_keeps_nobody_off_the_other_direction_or_another_host() -> None:
+    waiting = moves(("h2", "h3"), ("h4", "h5"), rate=700.0 * MIB)
+
+    grants = admit(waiting, [], SNAPSHOT, LIMITS, [theirs("h3", "h2", None)])
+
+    assert [grant.migration for grant in grants] == ["m1", "m2"]
+
+
+def test_a_migration_without_memory_to_send_does_not_wait_for_others_links() -> None:
+    cold = [a_migration("vm1", "h1", "h2", id="m1", mode=Mode.COLD)]
+
+    assert admit(cold, [], SNAPSHOT, LIMITS, [theirs("h1", "h2", None)])
+
+
+def test_what_others_take_of_a_link_is_no_spare_bandwidth() -> None:
+    (move,) = moves(("h1", "h2"))
+    flights = [Flight(migration=move, bytes_per_second=100.0 * MIB)]
+
+    def spare(*foreign: Foreign) -> float:
+        return spare_bandwidth(move, flights, SNAPSHOT, LIMITS, foreign) / MIB
+
+    assert spare() == pytest.approx(600.0)
+    assert spare(theirs("h3", "h2", 200.0 * MIB)) == pytest.approx(400.0)
+    assert spare(theirs("h1", None, None)) == 0.0
 
 
 def test_a_nic_is_never_promised_more_than_its_share() -> None:

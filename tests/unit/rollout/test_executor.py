@@ -710,8 +710,25 @@ def test_a_migration_of_somebody_else_takes_its_place_among_those_of_a_host(
     assert world.running_on("vm2") == (HostId("h3"),)
     assert world.datacentre.record.peak_out[HostId("h1")] == 1
     assert [note.text for note in world.told(Note)] == [
-        "somebody else is migrating vm2, and with that as many migrations run as the limits allow"
+        "somebody else is migrating vm2, and with that the limits of hosts and links allow no more"
     ]
+
+
+def test_what_somebody_else_takes_of_a_link_is_not_granted_a_second_time(
+    make_world: MakeWorld,
+) -> None:
+    """Theirs takes nearly all of h1's NIC, so that of two that may leave it one waits."""
+    world = with_a_migration_of_somebody_else(make_world, memory_bytes=8 * GIB)
+
+    result = world.roll_out(
+        a_plan(a_migration()),
+        snapshot=SimulatedSource(world.datacentre).observe,
+        settings=Settings(limits=Limits(per_host_out=2)),
+    )
+
+    assert result.is_complete
+    assert world.datacentre.record.peak_out[HostId("h1")] == 1
+    assert "limits of hosts and links allow no more" in world.told(Note)[0].text
 
 
 def test_a_place_that_somebody_else_never_leaves_is_not_waited_for_for_ever(
@@ -722,5 +739,5 @@ def test_a_place_that_somebody_else_never_leaves_is_not_waited_for_for_ever(
     outcome = out_of_h1_one_at_a_time(world).outcomes[0]
 
     assert outcome.state is S.SKIPPED
-    assert "somebody else is migrating vm2, and with that as many" in outcome.text
+    assert "somebody else is migrating vm2, and with that the limits" in outcome.text
     assert world.running_on("vm1") == (HostId("h1"),)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -27,12 +28,17 @@ class HandClock:
 
     def __init__(self) -> None:
         self.at = NOON
+        self.awake = 5_000.0
 
     def now(self) -> datetime:
         return self.at
 
     def sleep(self, seconds: float) -> None:
         self.at += timedelta(seconds=seconds)
+        self.awake += seconds
+
+    def seconds_awake(self) -> float:
+        return self.awake
 
 
 @pytest.fixture
@@ -111,24 +117,91 @@ def test_a_released_lock_is_free_and_its_token_still_grows(journal: Journal) -> 
     assert second.token > first.token
 
 
-def test_a_silent_owner_elsewhere_loses_the_lock(journal: Journal, clock: HandClock) -> None:
+def test_an_owner_elsewhere_loses_the_lock_once_it_was_watched_being_silent(
+    journal: Journal, url: str, clock: HandClock
+) -> None:
     journal.acquire("test", owner=ELSEWHERE)
+    clock.sleep(10_000)
+    with pytest.raises(LockHeldError, match="If it is dead, try again in 120 s"):
+        journal.acquire("test", seconds_passed=clock.seconds_awake)
     clock.sleep(119)
-    with pytest.raises(LockHeldError):
-        journal.acquire("test")
-    clock.sleep(2)
+    # Another process of this machine goes on watching.
+    with Journal.open(url, clock) as other, pytest.raises(LockHeldError, match="again in 1 s"):
+        other.acquire("test", seconds_passed=clock.seconds_awake)
+    clock.sleep(1)
 
-    assert journal.acquire("test").token == 2
+    assert journal.acquire("test", seconds_passed=clock.seconds_awake).token == 2
 
 
 def test_a_heartbeat_keeps_the_lock(journal: Journal, clock: HandClock) -> None:
     lease = journal.acquire("test", owner=ELSEWHERE)
     for _ in range(5):
+        with pytest.raises(LockHeldError, match="try again in 120 s"):
+            journal.acquire("test", seconds_passed=clock.seconds_awake)
         clock.sleep(100)
         journal.heartbeat(lease)
 
     with pytest.raises(LockHeldError):
+        journal.acquire("test", seconds_passed=clock.seconds_awake)
+
+
+@pytest.mark.parametrize("hours", [-10, 10])
+def test_a_time_of_day_that_is_wrong_takes_the_lock_from_nobody(
+    journal: Journal, url: str, clock: HandClock, hours: int
+) -> None:
+    """Our machine's clock is hours off, and is set anew while we watch."""
+    lease = journal.acquire("test", owner=ELSEWHERE)
+    ours = HandClock()
+    ours.at += timedelta(hours=hours)
+    with Journal.open(url, ours) as other:
+        for _ in range(3):
+            with pytest.raises(LockHeldError):
+                other.acquire("test", seconds_passed=ours.seconds_awake)
+            ours.at -= timedelta(hours=2 * hours)
+        journal.heartbeat(lease)
+
+
+def test_each_machine_watches_by_a_clock_of_its_own(journal: Journal, clock: HandClock) -> None:
+    """Seconds of two machines have nothing to do with each other."""
+    journal.acquire("test", owner=ELSEWHERE)
+    with pytest.raises(LockHeldError, match="in 120 s"):
+        journal.acquire("test", clock="mgmt2", seconds_passed=clock.seconds_awake)
+
+    with pytest.raises(LockHeldError, match="in 120 s"):
+        journal.acquire("test", clock="mgmt3", seconds_passed=lambda: 1e9)
+
+
+def test_a_watch_begins_anew_with_every_owner(journal: Journal, clock: HandClock) -> None:
+    first = journal.acquire("test", owner=ELSEWHERE)
+    with pytest.raises(LockHeldError):
+        journal.acquire("test", seconds_passed=clock.seconds_awake)
+    journal.release(first)
+    journal.acquire("test", owner=replace(ELSEWHERE, pid=2))
+    clock.sleep(1_000)
+
+    with pytest.raises(LockHeldError, match=r"process 2 on other-machine.*in 120 s"):
+        journal.acquire("test", seconds_passed=clock.seconds_awake)
+
+
+def test_a_lock_that_could_not_be_given_back_is_this_process_s_to_take_again(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database did not answer just then; nobody waits two minutes for a holder that is us."""
+    lease = journal.acquire("test")
+    with pytest.raises(LockHeldError):
         journal.acquire("test")
+    with monkeypatch.context() as gone:
+        gone.setattr(journal, "_writing", fails)
+        with pytest.raises(JournalError):
+            journal.release(lease)
+
+    assert journal.acquire("test").token == lease.token + 1
+    with pytest.raises(LockHeldError):
+        journal.acquire("test")
+
+
+def fails(*_: object) -> NoReturn:
+    raise JournalError("the server cannot be reached")
 
 
 def test_a_dead_owner_here_loses_the_lock_at_once(journal: Journal) -> None:
@@ -141,8 +214,10 @@ def test_a_dead_owner_here_loses_the_lock_at_once(journal: Journal) -> None:
 def test_who_lost_the_lock_cannot_write_any_more(journal: Journal, clock: HandClock) -> None:
     old = journal.acquire("test", owner=ELSEWHERE)
     number = journal.begin(PLAN, old)
+    with pytest.raises(LockHeldError):
+        journal.acquire("test", seconds_passed=clock.seconds_awake)
     clock.sleep(500)
-    journal.acquire("test")
+    journal.acquire("test", seconds_passed=clock.seconds_awake)
 
     with pytest.raises(LockHeldError, match="lost the lock"):
         journal.write(number, [state_entry("m1", MigrationState.PREPARE, "")], old)
@@ -213,7 +288,7 @@ def test_a_newer_journal_is_not_touched(journal: Journal, url: str, clock: HandC
     with journal._database.engine.begin() as db:
         db.exec_driver_sql("UPDATE schema_version SET version = 99")
 
-    with pytest.raises(JournalError, match="has version 99, this program reads version 2"):
+    with pytest.raises(JournalError, match="has version 99, this program reads version 3"):
         Journal.open(url, clock)
 
 
@@ -334,11 +409,13 @@ def test_the_journal_of_an_older_program_is_converted(url: str, plan: str) -> No
         journal.begin(PLAN, lease, plan_text=plan)
         with journal._writing() as db:  # what version 1 did not have
             db.exec_driver_sql("ALTER TABLE rollouts DROP COLUMN policy")
-            db.exec_driver_sql("DROP TABLE leaders")
+            for table in ("leaders", "maintenance", "lease_watches"):
+                db.exec_driver_sql(f"DROP TABLE {table}")
             db.exec_driver_sql("UPDATE schema_version SET version = 1")
 
     with Journal.open(url, HandClock()) as journal, journal._reading() as db:
-        assert db.exec_driver_sql("SELECT version FROM schema_version").scalar() == 2
+        assert db.exec_driver_sql("SELECT version FROM schema_version").scalar() == 3
         policy = db.exec_driver_sql("SELECT policy FROM rollouts").scalar()
         assert policy == ("night" if plan else "")
-        assert db.exec_driver_sql("SELECT count(*) FROM leaders").scalar() == 0
+        for table in ("leaders", "maintenance", "lease_watches"):
+            assert db.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar() == 0

@@ -9,7 +9,8 @@ import pytest
 
 from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.rollout.driver import Failed, Pending, Save
-from rebalancer.rollout.libvirt_driver import CallLimits, HostAddress, LibvirtDriver
+from rebalancer.rollout.libvirt_connections import CallLimits, HostAddress
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from rebalancer.service.clock import SystemClock
 from tests.lab.deadline import wait_until
 

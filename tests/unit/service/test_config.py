@@ -13,7 +13,7 @@ from rebalancer.collect.observations import LibvirtHost
 from rebalancer.collect.snapshot_model import LinkEntry, SiteEntry
 from rebalancer.errors import InvalidFileError, UsageError
 from rebalancer.files import parse_yaml_text
-from rebalancer.rollout.libvirt_driver import CallLimits, HostAddress
+from rebalancer.rollout.libvirt_connections import CallLimits, HostAddress
 from rebalancer.rollout.steps import FailureBudget
 from rebalancer.service import config_document
 from rebalancer.service.config import (
@@ -274,7 +274,7 @@ mode: sometimes
 
     told = str(caught.value).replace(f"{path}:", "")
     assert '3: jornal: unknown key; did you mean "journal"?' in told
-    assert "5: hosts[0].uri: is not a libvirt URI" in told
+    assert '5: hosts[0].uri: "10.0.0.1" is not a libvirt URI' in told
     assert "5: hosts[0].memory:" in told
     assert "5: hosts[0].cpu_from_guests:" in told
     assert "6: mode:" in told

@@ -10,9 +10,9 @@ from pathlib import Path
 from rebalancer.cluster.inventory import Snapshot, Vm, VmId, VmState
 from rebalancer.cluster.plan import Objective, Placement, SolveStatus
 from rebalancer.collect.sources import DirtyRate
-from rebalancer.service.config_format import DirtyRateSettings
 from rebalancer.service.cycle import Request, measured
 from rebalancer.service.dirty_rates import Measurement, RememberedRates, checked, with_rates
+from rebalancer.service.telemetry_format import DirtyRateSettings
 from tests.builders import GIB, MIB, NOON, a_snapshot, a_vm
 
 DB, WEB = VmId("db"), VmId("web")

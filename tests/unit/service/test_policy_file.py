@@ -250,6 +250,11 @@ def test_caps_on_a_plan(policy: WritePolicy) -> None:
     assert limits.most_migrations(3) == 1
 
 
+def test_local_disks_stay_unless_the_policy_lets_them_be_copied(policy: WritePolicy) -> None:
+    assert not read_policy(policy("migration: {max_duration: 1h}\n")).migration.local_disks
+    assert read_policy(policy("migration: {local_disks: true}\n")).migration.local_disks
+
+
 def test_a_number_of_migrations_is_a_number(policy: WritePolicy) -> None:
     limits = read_policy(policy("limits: {migrations: 1}\n")).limits
 

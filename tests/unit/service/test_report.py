@@ -83,7 +83,7 @@ def test_a_step_is_one_line_with_everything_about_it() -> None:
     step = next(line for line in plan_text(a_plan()).splitlines() if line.startswith("m1 "))
 
     assert " ".join(step.split()) == (
-        "m1 1 vm1 h1 → h2 live 112 MiB/s 4.40 GiB 40 s 200 ms +0:00 +0:40 h1 is at 0.94 CPU"
+        "m1 1 vm1 h1 → h2 live 112 MiB/s 4.40 GiB 40 s 200 ms +0 s +40 s h1 is at 0.94 CPU"
     )
 
 

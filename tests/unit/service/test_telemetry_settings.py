@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.collect.libvirt_source import LibvirtSource
 from rebalancer.collect.past_use import InventoryWithHistory, Requirement
 from rebalancer.collect.prometheus_source import PrometheusSource
+from rebalancer.collect.remembered_use import UseMemory
 from rebalancer.errors import InvalidFileError
 from rebalancer.service.access import Where, open_for_reading
 from rebalancer.service.config import effective_settings, load_settings
 from rebalancer.service.config_format import Settings
 from rebalancer.service.configured import prometheus_names
 from rebalancer.service.report import Format, render_snapshot_summary
-from tests.builders import a_snapshot
+from tests.builders import NOON, a_snapshot
+from tests.unit.collect.prometheus_server import FakePrometheus, serving
 
 HOSTS = """
 schema_version: 1
@@ -55,6 +57,28 @@ def test_snapshots_of_configured_hosts_carry_past_use(tmp_path: Path) -> None:
     assert source.requirement == Requirement(max_age_seconds=900.0, min_ratio=0.95)
     assert source.hosts_from_guests == {HostId("h2")}
     assert set(source.usage.hosts.values()) == {HostId("h1")}
+
+
+def test_a_daemons_next_look_asks_for_what_is_new_until_other_queries_are_set(
+    tmp_path: Path,
+) -> None:
+    memory = UseMemory()
+
+    def asked_since(fake: FakePrometheus, prometheus: str) -> timedelta:
+        settings = settings_with(tmp_path, prometheus)
+        source = open_for_reading(settings, Where(), memory).source
+        assert isinstance(source, InventoryWithHistory)
+        fake.asked.clear()
+        source.usage.history([VmId("a")], NOON - timedelta(days=7), NOON)
+        return timedelta(seconds=NOON.timestamp() - float(fake.asked[0]["start"]) + 300)
+
+    with serving(FakePrometheus()) as fake:
+        plain = f'{{url: "{fake.url}"}}'
+        since = [asked_since(fake, plain), asked_since(fake, plain)]
+        mended = asked_since(fake, f'{{url: "{fake.url}", vm_label: domain}}')
+
+    assert since == [timedelta(days=7), timedelta(hours=1)]
+    assert mended == timedelta(days=7)
 
 
 def test_hosts_are_found_by_name_address_and_what_the_operator_says(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from rebalancer.service.wording import (
     at_least_text,
     at_most_text,
     bytes_text,
-    clock_text,
     count_text,
+    offset_text,
     one_line,
     rate_text,
     ratio_text,
@@ -68,8 +68,14 @@ def test_rates_counts_and_instants_have_units() -> None:
     assert when_text(NOON) == "2026-11-23 12:00:00 UTC"
 
 
-def test_an_offset_from_the_start_looks_like_a_clock() -> None:
-    assert [clock_text(s) for s in (0, 59.6, 727, 3723)] == ["+0:00", "+1:00", "+12:07", "+1:02:03"]
+def test_an_offset_from_the_start_looks_like_other_durations() -> None:
+    assert [offset_text(s) for s in (0, 7.4, 59.6, 727, 3723)] == [
+        "+0 s",
+        "+7 s",
+        "+1 min 00 s",
+        "+12 min 07 s",
+        "+1 h 02 min",
+    ]
 
 
 def test_an_upper_limit_is_rounded_up() -> None:
