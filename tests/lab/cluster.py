@@ -24,6 +24,7 @@ from tests.lab.guest import (
     LabGuest,
     disk_file,
     domain_xml,
+    last_words,
     load_records,
     own_disk_file,
     record_file,
@@ -271,8 +272,7 @@ class Lab:
                     what=f"{guest.name} to boot",
                 )
             except LabError as error:
-                log = serial_log(self.state_dir, guest.name)
-                words = log.read_text(errors="replace")[-500:] if log.exists() else "(nothing)"
+                words = last_words(self.state_dir, guest.name)
                 raise LabError(f"{error}; its serial line ends: {words}") from error
 
     def remove_guest(self, guest: LabGuest) -> None:
@@ -301,7 +301,9 @@ class Lab:
                 record=record,
                 shape=self.shape,
                 hosts=self.hosts,
-                heartbeat=self.heartbeats.follow(record.name),
+                heartbeat=self.heartbeats.follow(
+                    record.name, partial(last_words, self.state_dir, record.name)
+                ),
             )
         return self._guests[record.name]
 

@@ -264,6 +264,12 @@ def serial_log(lab_dir: Path, guest: str) -> Path:
     return lab_dir / "serial" / f"{guest}.log"
 
 
+def last_words(lab_dir: Path, guest: str) -> str:
+    """The end of what a guest wrote to its serial line, where its kernel says why it died."""
+    log = serial_log(lab_dir, guest)
+    return log.read_text(errors="replace")[-1500:] if log.exists() else "(nothing)"
+
+
 def disk_file(lab_dir: Path, guest: str) -> Path:
     """A guest's disk image, as the hosts see it."""
     return lab_dir / "shared" / f"{guest}.img"

@@ -10,10 +10,11 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from tests.lab.deadline import wait_until
+from tests.lab.deadline import DeadlineError, wait_until
 from tests.lab.errors import LabError
 from tests.lab.shape import HEARTBEAT_PORT
 
@@ -117,9 +118,16 @@ class _Boot:
 class HeartbeatRecorder:
     """Follows one guest. Times are the kernel's receive times, in seconds since the epoch."""
 
-    def __init__(self, guest: str, *, now_seconds: float | None = None) -> None:
-        """Begin to follow a guest by name."""
+    def __init__(
+        self,
+        guest: str,
+        *,
+        now_seconds: float | None = None,
+        last_words: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Begin to follow a guest by name; `last_words` tells what else is known of it."""
         self.guest = guest
+        self._last_words = last_words
         self._lock = threading.Lock()
         self._last: Beat | None = None
         self._beats_ever = 0
@@ -177,12 +185,15 @@ class HeartbeatRecorder:
     def wait_for_beat(self, *, within_seconds: float = 60) -> Beat:
         """Wait for the next beat, that is, for the guest to run."""
         before = self._beats_ever
-        wait_until(
-            lambda: self._beats_ever > before,
-            within_seconds=within_seconds,
-            what=f"a heartbeat of {self.guest}",
-            every_seconds=0.02,
-        )
+        try:
+            wait_until(
+                lambda: self._beats_ever > before,
+                within_seconds=within_seconds,
+                what=f"a heartbeat of {self.guest}",
+                every_seconds=0.02,
+            )
+        except DeadlineError as error:
+            raise DeadlineError(f"{error}; its serial line ends: {self._last_words()}") from error
         assert self._last is not None
         return self._last
 
@@ -209,9 +220,9 @@ class HeartbeatCollector:
         self._thread = threading.Thread(target=self._listen, name="lab heartbeats", daemon=True)
         self._thread.start()
 
-    def follow(self, guest: str) -> HeartbeatRecorder:
+    def follow(self, guest: str, last_words: Callable[[], str] = lambda: "") -> HeartbeatRecorder:
         """Return a fresh recorder for a guest; an older one of that name hears no more."""
-        self._recorders[guest] = HeartbeatRecorder(guest)
+        self._recorders[guest] = HeartbeatRecorder(guest, last_words=last_words)
         return self._recorders[guest]
 
     def close(self) -> None:

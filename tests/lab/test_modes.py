@@ -40,14 +40,19 @@ HOT = GuestSpec(
 """Writes its working set anew in less time than it takes to send at the 15 MiB/s it is given."""
 
 
-@pytest.mark.alone  # throttled beside other work, a guest was silent for a minute once
+@pytest.mark.alone
 def test_a_guest_that_writes_too_fast_is_slowed_down_by_auto_converge(
     lab: Lab, site: Site, start_guest: StartGuest
 ) -> None:
-    """With all of its speed it writes 24 MiB anew in each pass, and 15 MiB is what may be left."""
+    """With all of its speed it writes 24 MiB anew in each pass, and 15 MiB is what may be left.
+
+    It never idles: a throttled guest does little after its page tables were loaded again, so that
+    what an idle kernel wrote before that, and an emulating QEMU missed, stayed lost and broke it
+    in 4 of 14 migrations (`pti=on` in `guest.py`).
+    """
     source, target, _ = lab.hosts
     guest = start_guest(
-        source, replace(HOT, memory_bytes=96 * MIB, working_set_bytes=24 * MIB, cpu_load_ratio=0.5)
+        source, replace(HOT, memory_bytes=96 * MIB, working_set_bytes=24 * MIB, cpu_load_ratio=1.0)
     )
     move = a_move(
         guest,
