@@ -48,7 +48,7 @@ def test_a_guest_that_writes_too_fast_is_slowed_down_by_auto_converge(
 
     It never idles: a throttled guest does little after its page tables were loaded again, so that
     what an idle kernel wrote before that, and an emulating QEMU missed, stayed lost and broke it
-    in 4 of 14 migrations (`pti=on` in `guest.py`).
+    in 4 of 9 migrations (`pti=on` in `guest.py`).
     """
     source, target, _ = lab.hosts
     guest = start_guest(
