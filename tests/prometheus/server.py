@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.deadline import wait_until
+from tests.real_servers import free_port, running
 
 BINARY = shutil.which("prometheus")
-_START_SECONDS = 60.0
 
 _CONFIG = """
 global: {{scrape_interval: {every}}}
@@ -41,41 +37,12 @@ def prometheus(
     assert BINARY is not None
     file = folder / "prometheus.yml"
     file.write_text(config or _CONFIG.format(every=every, port=exporter_port), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                BINARY,
-                f"--config.file={file}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address={address}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        _wait_until_ready(f"http://{address}", process, folder / "log")
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        BINARY,
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+    ]
+    with running(command, ready_url=f"http://{address}/-/ready", log=folder / "log"):
         yield f"http://{address}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    def is_ready_or_gone() -> bool:
-        if process.poll() is not None:
-            return True
-        try:
-            with urllib.request.urlopen(f"{url}/-/ready", timeout=2):
-                return True
-        except OSError:
-            return False
-
-    wait_until(is_ready_or_gone, within_seconds=_START_SECONDS, what="Prometheus to start")
-    assert process.poll() is None, log.read_text(encoding="utf-8")[-2000:]

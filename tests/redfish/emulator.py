@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.deadline import wait_until
+from tests.real_servers import free_port, running
 
 _BESIDE_PYTHON = Path(sys.executable).with_name("sushy-emulator")
 BINARY = str(_BESIDE_PYTHON) if _BESIDE_PYTHON.exists() else shutil.which("sushy-emulator")
-_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,39 +49,8 @@ def redfish(
     if auth_file is not None:
         lines.append(f"SUSHY_EMULATOR_AUTH_FILE = {str(auth_file)!r}")
     config.write_text("\n".join(lines), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [BINARY, "--fake", "--config", str(config), "-i", "127.0.0.1", "-p", str(port)],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        root = f"http://127.0.0.1:{port}"
-        _wait_until_ready(root, process, folder / "log")
+    port = free_port()
+    root = f"http://127.0.0.1:{port}"
+    command = [BINARY, "--fake", "--config", str(config), "-i", "127.0.0.1", "-p", str(port)]
+    with running(command, ready_url=f"{root}/redfish/v1/", log=folder / "log"):
         yield Redfish(root=root, systems=systems)
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(root: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    def is_ready_or_gone() -> bool:
-        if process.poll() is not None:
-            return True
-        try:
-            with urllib.request.urlopen(f"{root}/redfish/v1/", timeout=2):
-                return True
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            return False
-
-    wait_until(is_ready_or_gone, within_seconds=_START_SECONDS, what="the emulator to start")
-    assert process.poll() is None, log.read_text(encoding="utf-8")[-2000:]
