@@ -34,8 +34,9 @@ from benchmarks.stand_in_prometheus import Metric, serving
 from rebalancer.collect.libvirt_source import LibvirtSource
 from rebalancer.collect.remembered_use import WHOLE_AFTER, UseMemory
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
 from rebalancer.service.api_notices import Notice
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, load_settings
 from rebalancer.service.configured import with_history

@@ -10,7 +10,8 @@ Track A is that model as it is: VMs that ask for nothing are deleted, and memory
 they are created. `dvfs`, `thr-mmt` (0.8) and `lr-mmt` (1.2) come out there as CloudSim has them, to
 the last digit it prints. Track B is what a real cluster does: idle VMs stay and keep their host on,
 and memory counts, for all policies alike. `ours` is the product's forecast, stability rules and
-placement, with a policy file like any other.
+placement, with a policy file like any other: `policies/planetlab.yaml` where CPU is what hosts are
+short of (track A), `policies/planetlab-memory.yaml` where that is memory (track B).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from benchmarks.planetlab_world import LEAST_SAMPLES, TRACKS, Rules, Traces, Wor
 from rebalancer.errors import RebalancerError
 from rebalancer.service.policy_file import read_policy
 
-POLICY_FILE = Path(__file__).parent / "policies" / "planetlab.yaml"
+POLICIES = Path(__file__).parent / "policies"
+POLICY_FILES = {"A": POLICIES / "planetlab.yaml", "B": POLICIES / "planetlab-memory.yaml"}
+"""By track: what hosts are short of is CPU on one, memory on the other."""
 BASELINES = {"dvfs": dvfs, "thr-mmt": thr_mmt, "lr-mmt": lr_mmt}
 OURS = "ours"
 RULES_SAID = {
@@ -49,14 +52,15 @@ def run(traces: Traces, rules: Rules, given: argparse.Namespace) -> tuple[Result
         result = simulate(world, BASELINES[given.policy])
         return result, {"wall_seconds": time.perf_counter() - began}
     least_power(world)
-    ours = Ours(world, read_policy(given.policy_file), solve_seconds=given.time_limit)
+    policy_file = given.policy_file or POLICY_FILES[given.track]
+    ours = Ours(world, read_policy(policy_file), solve_seconds=given.time_limit)
     result = simulate(world, ours)
     cycles = sorted(ours.pace.seconds)
     return result, {
         "wall_seconds": time.perf_counter() - began,
         "cycle_seconds_median": cycles[len(cycles) // 2],
         "cycle_seconds_max": cycles[-1],
-        "policy_file": given.policy_file.name,
+        "policy_file": policy_file.name,
     }
 
 
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--day", required=True, help="such as 20110303")
     parser.add_argument("--policy", choices=[OURS, *BASELINES], required=True)
     parser.add_argument("--track", choices=sorted(TRACKS), default="A")
-    parser.add_argument("--policy-file", type=Path, default=POLICY_FILE, help="for ours")
+    parser.add_argument("--policy-file", type=Path, help="for ours; by track if left out")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for a plan, ours")
     parser.add_argument("--samples", type=int, help="of the day, from its start; all if left out")
     parser.add_argument("--json", action="store_true")

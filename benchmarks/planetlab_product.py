@@ -150,6 +150,7 @@ def snapshot_of(world: World, hosts: tuple[Host, ...], now: datetime) -> Snapsho
                 memory_bytes=int(world.vm_memory_mb[vm]) * MIB,
                 vcpus=round(world.vm_mips[vm] / CORE_MIPS),
                 cpu_used_cores=float(cores[vm, -1]),
+                labels={"mips": f"{world.vm_mips[vm]:.0f}"},
             )
             for vm in alive
         ),

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rebalancer.cluster.inventory import Host, HostId, HostState, Link, Site, Snapshot, Vm, VmId
+from rebalancer.cluster.inventory import Host, HostId, HostState, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.rules import Spread, groups_in
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.cluster.violations import (
     cpu_capacity_cores,
     memory_capacity_bytes,

@@ -107,9 +107,9 @@ def write_command(root: Path, interpreter: str, *, bundled: bool) -> None:
 
 def manual(version: str) -> str:
     """Write rebalancer(8): every command with its options, as `--help` has them."""
-    from rebalancer.service.cli import app
+    from rebalancer.service.cli import app_for
 
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(app_for())
     lines = [
         f'.TH REBALANCER 8 "" "rebalancer {version}"',
         ".SH NAME",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rebalancer.cluster.disks import LocalDisk
-from rebalancer.cluster.inventory import Host, HostId, Link, Site, Snapshot, Vm, VmId
+from rebalancer.cluster.inventory import Host, HostId, Snapshot, Vm, VmId
 from rebalancer.cluster.policy import (
     Goal,
     Headroom,
@@ -17,6 +17,7 @@ from rebalancer.cluster.policy import (
     Policy,
 )
 from rebalancer.cluster.rules import Rule
+from rebalancer.cluster.sites import Link, Site
 
 GIB = 1024**3
 MIB = 1024**2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,15 @@ from rebalancer.cluster.inventory import (
     HostId,
     HostState,
     HugepagePool,
-    Link,
     Mode,
     NumaNode,
-    Site,
     Snapshot,
     UsageHistory,
     Vm,
     VmId,
     VmState,
 )
+from rebalancer.cluster.sites import Link, Site
 
 GIB = 1024**3
 
@@ -104,6 +104,7 @@ _HOST_FACTS: Strategy[dict[str, Any]] = st.fixed_dictionaries(
         "hugepages": st.lists(_HUGEPAGES, max_size=2).map(tuple),
         "devices": _DEVICES,
         "disk_pools": st.dictionaries(_NAMES, _BYTES, max_size=2),
+        "disk_files": st.frozensets(_NAMES, max_size=2),
         "tsc_hertz": st.floats(1e9, 5e9),
         "tsc_scales": st.booleans(),
     },
@@ -197,7 +198,7 @@ def vms(draw: st.DrawFn, /, *, name: str | None = None, on: str = "h1", **fixed:
 
 @st.composite
 def usage_histories(
-    draw: st.DrawFn, snapshot_vms: Sequence[Vm], snapshot_hosts: Sequence[Host]
+    draw: st.DrawFn, snapshot_vms: Sequence[Vm], snapshot_hosts: Sequence[Host], ends_by: datetime
 ) -> UsageHistory:
     """A history of some of the VMs and hosts, with samples missing here and there."""
     length = draw(st.integers(0, 4))
@@ -206,9 +207,10 @@ def usage_histories(
     def series() -> NDArray[np.float64]:
         return np.array(draw(samples), dtype=float)
 
+    interval_seconds = draw(st.floats(1.0, 86400.0))
     return UsageHistory(
-        start=draw(_INSTANTS),
-        interval_seconds=draw(st.floats(1.0, 86400.0)),
+        start=ends_by - timedelta(seconds=math.ceil(length * interval_seconds)),
+        interval_seconds=interval_seconds,
         vm_cpu_cores={vm.id: series() for vm in snapshot_vms if draw(st.booleans())},
         host_cpu_cores={host.id: series() for host in snapshot_hosts if draw(st.booleans())},
     )
@@ -224,9 +226,10 @@ def snapshots(draw: st.DrawFn, *, max_hosts: int = 4, max_vms: int = 8) -> Snaps
     places = st.sampled_from(host_names)
     all_vms = [draw(vms(on=draw(places), id=VmId(identity))) for identity in vm_ids]
     pairs = [(a, b) for i, a in enumerate(site_names) for b in site_names[i + 1 :]]
+    taken_at = draw(_INSTANTS)
     return Snapshot(
         cluster=draw(_NAMES),
-        taken_at=draw(_INSTANTS),
+        taken_at=taken_at,
         hosts=tuple(all_hosts),
         vms=tuple(all_vms),
         sites=tuple(Site(name=name, **draw(_SITE_FACTS)) for name in site_names),
@@ -240,5 +243,5 @@ def snapshots(draw: st.DrawFn, *, max_hosts: int = 4, max_vms: int = 8) -> Snaps
             )
             for i, pair in enumerate(pairs)
         ),
-        usage=draw(usage_histories(all_vms, all_hosts)) if draw(st.booleans()) else None,
+        usage=draw(usage_histories(all_vms, all_hosts, taken_at)) if draw(st.booleans()) else None,
     )

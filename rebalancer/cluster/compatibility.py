@@ -53,6 +53,12 @@ def _misfits(vm: Vm, source: Host, host: Host, copies_disks: bool) -> Iterator[s
 
 def _disk_misfits(vm: Vm, host: Host, copies_disks: bool) -> Iterator[str]:
     against = list(copy_obstacles(vm.local_disks, vm.local_disk_bytes, host.disk_pools))
+    against += [
+        f"{disk.path} is there already, and is not written over; `rebalancer leftovers` tells "
+        "whether it is an old disk of this VM"
+        for disk in vm.local_disks
+        if disk.path in host.disk_files
+    ]
     if vm.state not in (VmState.RUNNING, VmState.PAUSED):
         against.append(f"it is {vm.state}, and local disks are copied only while a VM runs")
     if copies_disks:

@@ -1,4 +1,4 @@
-"""What a cluster consists of at one instant: sites, links, hosts, VMs, and their past use.
+"""What a cluster consists of at one instant: hosts, VMs, and their past use, at `sites`.
 
 Values only. Who observed them is `collect`'s business, what to do with them everybody else's.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebalancer.cluster.disks import LocalDisk
+from rebalancer.cluster.sites import Link, Rack, Site
 
 VmId = NewType("VmId", str)
 """A libvirt UUID (any unique text in a hand-made snapshot). Names are for people."""
@@ -74,45 +75,6 @@ class Mode(StrEnum):
     POST_COPY = "post_copy"
     COLD = "cold"
     """Shut down or saved on the source, started on the target."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A place with hosts in it."""
-
-    name: str
-    energy_price_per_kwh: float | None = None
-    """The same all day. `None`: unknown, unless it is known by the hour."""
-    energy_price_per_kwh_by_hour: tuple[float, ...] = ()
-    """One for each hour of the day, UTC, from midnight on: 24, or none. Goes before the former."""
-    carbon_g_per_kwh: float | None = None
-    carbon_g_per_kwh_by_hour: tuple[float, ...] = ()
-    latency_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Round-trip time to other sites, and to groups of users, by name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """A network between two sites. Each direction carries `bytes_per_second` on its own."""
-
-    name: str
-    bytes_per_second: float
-    between: tuple[str, str]
-    price_per_gib: float = 0.0
-    """What sending a GiB costs, in the currency of the energy prices."""
-    carbon_g_per_gib: float = 0.0
-
-    def joins(self, one_site: str, other_site: str) -> bool:
-        """Whether traffic between the two sites takes this link."""
-        return set(self.between) == {one_site, other_site} and one_site != other_site
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rack:
-    """Hosts behind one switch. Its uplink carries what goes to other racks, each way on its own."""
-
-    name: str
-    uplink_bytes_per_second: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +138,9 @@ class Host:
     disk_pools: Mapping[str, int] | None = None
     """Bytes that are free in each folder of its own that a storage pool is active for. `None`:
     nobody can tell; then no disks are copied there."""
+    disk_files: frozenset[str] = frozenset()
+    """Files in those folders that have the path of some other host's VM's local disk: in the way
+    of a copy, be it an old disk of that VM or somebody else's."""
     devices: Mapping[str, int] = _NONE
     """How many devices of each pool there are for VMs: virtual functions of a network card, say,
     or virtual GPUs of one type. Those in use count."""

@@ -136,9 +136,48 @@ class Confidence(StrEnum):
     HIGH = "high"
     """Dirty rate and working set were measured."""
     MEDIUM = "medium"
-    """Dirty rate was measured, the working set assumed."""
+    """Dirty rate was measured, the working set assumed; cold: the guest was seen shutting down."""
     LOW = "low"
     """The dirty rate is unknown and was assumed."""
+
+
+class Part(StrEnum):
+    """What takes its time in a migration beside its memory, and is learned for itself."""
+
+    SHUT_DOWN = "shut down"
+    """From the request until the guest is seen off."""
+    START = "start"
+    """From there until it is started on the target; when its services answer nobody sees."""
+    SAVE = "save"
+    RESTORE = "restore"
+    DISKS = "copy disks"
+    """Until the copies are in step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedPart:
+    """What one part of a migration is expected to take."""
+
+    part: Part
+    seconds: float
+    upper_seconds: float
+    """The end of the band that nine of ten should stay within."""
+    ideal_seconds: float = 0.0
+    """What its bytes alone take at the rate that is stated; 0 where it is not about bytes."""
+    learned_from: int = 0
+    """So many migrations taught it; 0: it is assumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredPart:
+    """What one part of a migration really took."""
+
+    part: Part
+    seconds: float
+    is_over: bool = True
+    """False: it had not come to an end when it was given up."""
+    transfer_bytes: float | None = None
+    """What was sent in it, where the hypervisor counts that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +198,8 @@ class Prediction:
     """Iterations of pre-copy; 0 where memory is not copied like that."""
     switchover_seconds: float = 0.0
     """The part of the pause in which no memory travels."""
+    parts: tuple[PredictedPart, ...] = ()
+    """What is learned for itself beside how memory is copied."""
 
     @property
     def finish_seconds(self) -> float:
@@ -303,6 +344,17 @@ class Plan:
     """VMs that may not be where they should by then. A plan with any is not to be carried out."""
     explanation: Explanation = field(default_factory=Explanation)
     """What its moves are worth, what was not done and why, how many hosts there are to spare."""
+    made_as: str = ""
+    """The digest of the steps that were made, of a plan whose file says others now; else empty.
+
+    Whoever edits a plan may: every step is judged anew before it is carried out. Reasons,
+    predictions and hosts after it are those of the steps that were made.
+    """
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether somebody changed its steps since it was made."""
+        return bool(self.made_as)
 
     @property
     def final_assignment(self) -> Mapping[VmId, HostId]:
@@ -360,3 +412,5 @@ class Outcome:
     """As the hypervisor reported it."""
     transfer_bytes: float | None = None
     iterations: int | None = None
+    parts: tuple[MeasuredPart, ...] = ()
+    """As far as this process saw their beginning and end."""

@@ -6,10 +6,12 @@ Ten hosts with 8 GiB free each have 80 GiB for restarts, and not one place for a
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
+
+from rebalancer.cluster.policy import Policy, PowerGoal
 
 FAILURES_TRIED = 500
 """Sets of hosts that fail together: all of them up to this number, else one for each host."""
@@ -22,6 +24,22 @@ class Stranded:
     failed: tuple[str, ...]
     vms: tuple[str, ...]
     missing_bytes: float
+
+
+def counted_on(
+    free_bytes: Mapping[str, float], occupied: Set[str], policy: Policy
+) -> dict[str, float]:
+    """Leave out the empty hosts that may be asleep when another one fails.
+
+    Where a policy saves power these are all of them but as many as `min_awake` keeps on, of which
+    the smallest are assumed.
+    """
+    awake = [goal.min_awake for goal in policy.goals if isinstance(goal, PowerGoal)]
+    if not awake:
+        return dict(free_bytes)
+    empty = sorted((free, host) for host, free in free_bytes.items() if host not in occupied)
+    kept = {host for _, host in empty[: max(0, max(awake) - len(occupied))]}
+    return {host: free for host, free in free_bytes.items() if host in occupied or host in kept}
 
 
 def stranded(

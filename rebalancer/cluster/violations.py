@@ -13,9 +13,9 @@ from rebalancer.cluster.amounts import bytes_text
 from rebalancer.cluster.compatibility import misfits
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, Host, HostId, HostState, Snapshot, Vm, VmId
-from rebalancer.cluster.policy import Policy, PowerGoal
+from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.pools import Pool, need_of, pools_of, shortages
-from rebalancer.cluster.restart import stranded
+from rebalancer.cluster.restart import counted_on, stranded
 from rebalancer.cluster.rules import Violation
 
 # Sums of measured cores are compared with this much slack, so that the order in which floats
@@ -289,7 +289,8 @@ def _stranded(
     """Each VM of failed hosts must find a host with room for it, whichever hosts fail.
 
     Only asked where there is room in sum, which moves between hosts that are up never change.
-    Where the policy empties hosts to save power, an empty one is taken for one that sleeps.
+    Where the policy empties hosts to save power, an empty one is taken for one that sleeps, but
+    for those that `min_awake` keeps on.
     While a host drains nothing is asked: whoever drains it wants it empty more than anything.
     """
     failures = policy.headroom.host_failures
@@ -301,7 +302,6 @@ def _stranded(
     )
     if failures == 0 or drains:
         return
-    may_sleep = any(isinstance(goal, PowerGoal) for goal in policy.goals)
     up = {host.id: host for host in snapshot.hosts if host.may_receive}
     guests: dict[str, dict[str, float]] = {
         host: {vm.id: float(vm.memory_bytes) for vm in members[host]} for host in up
@@ -309,8 +309,8 @@ def _stranded(
     free: dict[str, float] = {
         host.id: memory_capacity_bytes(host, policy) - sum(guests[host.id].values())
         for host in up.values()
-        if guests[host.id] or not may_sleep
     }
+    free = counted_on(free, {host for host in up if guests[host]}, policy)
     for each in stranded(free, guests, failures):
         names = ", ".join(snapshot.vm_by_id[VmId(vm)].name for vm in each.vms[:3])
         more = f" and {len(each.vms) - 3} more" if len(each.vms) > 3 else ""

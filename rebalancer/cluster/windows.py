@@ -76,7 +76,13 @@ def closed_text(windows: Sequence[Window], now: datetime) -> str:
 def _spans(windows: Sequence[Window], now: datetime) -> Iterator[Span]:
     """Spans from yesterday to the end of next week, in their order; those that touch are one."""
     found = sorted(
-        (span for window in windows for span in _of_window(window, now)),
+        # On the night that loses an hour a window may close before it has opened.
+        (
+            span
+            for window in windows
+            for span in _of_window(window, now)
+            if span.opens_at < span.closes_at
+        ),
         key=lambda span: (span.opens_at, span.closes_at),
     )
     while found:

@@ -9,7 +9,7 @@ nothing touches it before a human has looked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -18,13 +18,11 @@ from rebalancer.cluster.inventory import (
     Host,
     HostId,
     HostState,
-    Link,
-    Rack,
-    Site,
     Snapshot,
     Vm,
     VmState,
 )
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.collect.domain_reader import at_state
 from rebalancer.collect.hypervisor import (
     JobOperation,
@@ -34,7 +32,7 @@ from rebalancer.collect.hypervisor import (
     Stats,
 )
 from rebalancer.collect.observations import DomainReport, HostReport, LibvirtHost, NoReport
-from rebalancer.collect.storage_identity import local_folders
+from rebalancer.collect.storage_identity import files_at, local_folders
 from rebalancer.collect.vm_facts import vm_from
 
 _GIB = 1024**3
@@ -90,15 +88,35 @@ def assemble(
     used: dict[str, float] = defaultdict(float)
     for vm in vms:
         used[vm.host] += vm.cpu_used_cores
+    disks = {disk.path: vm.host for vm in vms for disk in vm.local_disks if disk.path}
+    shared = {d.path for vm in vms for d in vm.local_disks if disks.get(d.path) != vm.host}
     return Snapshot(
         cluster=cluster,
         taken_at=taken_at,
-        hosts=tuple(_host(report, used[report.host.name]) for report in reports),
+        hosts=tuple(
+            replace(
+                _host(report, used[report.host.name]), disk_files=_in_the_way(report, disks, shared)
+            )
+            for report in reports
+        ),
         vms=tuple(vms),
         sites=tuple(sites),
         links=tuple(links),
         racks=tuple(racks),
     )
+
+
+def _in_the_way(
+    report: HostReport | NoReport, disks: Mapping[str, HostId], shared: Set[str]
+) -> frozenset[str]:
+    """Files of a host that have the paths of other hosts' disks.
+
+    `disks` says for each path on which host a VM has it, `shared` which are on several.
+    """
+    if isinstance(report, NoReport):
+        return frozenset()
+    elsewhere = (p for p, host in disks.items() if host != report.host.name or p in shared)
+    return files_at(elsewhere, report.facts.pools)
 
 
 def copies_by_uuid(reports: Iterable[HostReport]) -> Mapping[str, list[Copy]]:

@@ -6,7 +6,8 @@ else (pools, networks, CPU features) is an unknown fact when the host cannot tel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rebalancer.cluster.inventory import HugepagePool, NumaNode
@@ -20,7 +21,7 @@ from rebalancer.collect.host_xml import (
 )
 from rebalancer.collect.hypervisor import HypervisorConnection, HypervisorError, Stats
 from rebalancer.collect.observations import DomainReport, HostFacts, HostReport, LibvirtHost
-from rebalancer.collect.storage_identity import read_pool
+from rebalancer.collect.storage_identity import Pool, read_pool
 from rebalancer.collect.xml_text import UnreadableXmlError
 
 
@@ -132,7 +133,7 @@ def _host_facts(connection: HypervisorConnection) -> HostFacts:
         machine_types=capabilities.machine_types or None,
         numa_nodes=_numa_nodes(connection, capabilities) or None,
         hugepages=_hugepages(connection, capabilities),
-        pools=None if pools is None else tuple(_readable(read_pool, pools)),
+        pools=None if pools is None else tuple(_pools(connection, pools)),
         networks=_networks(connection),
         device_pools=_device_pools(connection),
         tsc_hertz=capabilities.tsc_hertz,
@@ -203,6 +204,16 @@ def _numa_nodes(
         )
         for place, node in enumerate(capabilities.numa_nodes)
     )
+
+
+def _pools(connection: HypervisorConnection, xmls: Iterable[str]) -> Iterator[Pool]:
+    """Read storage pools, and what is in those that are folders of files."""
+    for pool in _readable(read_pool, xmls):
+        if pool.free_bytes is None:
+            yield pool
+            continue
+        names = _if_told(functools.partial(connection.files_in, pool.name))
+        yield replace(pool, files=frozenset(names or ()))
 
 
 def _device_pools(connection: HypervisorConnection) -> Mapping[str, frozenset[str]]:

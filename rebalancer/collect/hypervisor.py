@@ -146,6 +146,10 @@ class HypervisorConnection(Protocol):
         """Active storage pools."""
         ...
 
+    def files_in(self, pool: str) -> Sequence[str]:
+        """Names of the files in an active pool, as of its last refresh."""
+        ...
+
     def network_xmls(self) -> Sequence[str]:
         """Active libvirt networks."""
         ...

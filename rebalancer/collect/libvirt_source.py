@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rebalancer.cluster.inventory import HostState, Link, Rack, Site, Snapshot
+from rebalancer.cluster.inventory import HostState, Snapshot
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.collect.assemble import ask_again_about, assemble, corrected
 from rebalancer.collect.domain_jobs import running_jobs
 from rebalancer.collect.host_reader import Stopwatch, read_host
@@ -303,6 +304,11 @@ class _LibvirtConnection:
             flags = self._api.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE
             pools = self._connection.listAllStoragePools(flags)
             return [pool.XMLDesc(0) for pool in pools]
+
+    def files_in(self, pool: str) -> Sequence[str]:
+        with _translated():
+            names: Sequence[str] = self._connection.storagePoolLookupByName(pool).listVolumes()
+            return names
 
     def network_xmls(self) -> Sequence[str]:
         with _translated():

@@ -167,7 +167,7 @@ def _not_cores(usage: UsageHistory, snapshot: Snapshot) -> str:
         return ""
     vm, cores = above[0]
     return (
-        f"it says that VM {vm.name} with {vm.vcpus} vCPUs used {cores:.1f} cores; "
+        f"it says that VM {vm.name} with {vm.vcpus} vCPUs used {cores:,.4g} cores; "
         "prometheus.vm_cpu_query must give cores, not per cent or nanoseconds"
     )
 

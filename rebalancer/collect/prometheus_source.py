@@ -8,6 +8,7 @@ and not judged; whether it is enough to act on, `past_use` says.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,10 @@ MOST_SAMPLES_AT_ONCE = 50_000
 """An answer with so many takes some 10 MB while it is read, twenty times what is kept of it."""
 MOST_POINTS_AT_ONCE = 11_000
 """A server refuses more points of one series than this, whatever its settings."""
+MOST_NAMED_AT_ONCE = 32
+"""VMs in one question: some 4 KB of its address, of which proxies let 8 KB through."""
+_PLAIN_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:-]+")
 _SHOWN_CHARACTERS = 300
 
 type Cores = NDArray[np.float64]
@@ -77,22 +82,12 @@ class PrometheusSource:
 
         Raises `ObservationError` when the server cannot be asked, or answers what makes no sense.
         """
-        grid = _Grid(
-            start=start.astimezone(UTC),
-            step_seconds=self.step_seconds,
-            samples=max(0, int((end - start).total_seconds() / self.step_seconds + 1e-9)),
-        )
-        wanted = {str(vm): vm for vm in vms}
+        grid = self._grid(start, end)
         hosts = dict.fromkeys(self.hosts.values())
-        vm_cores = dict(rows_of(dict.fromkeys(vms), grid.samples))
         host_cores = dict(rows_of(hosts, grid.samples))
         heard: dict[str, list[_Series]] = {}
         with _Server(self.url, self.timeout_seconds) as server:
-            for part in grid.parts(len(wanted)):
-                label = _Label(setting="prometheus.vm_cpu_query", name=self.queries.vm_label)
-                for series in server.series(self.queries.vm_cpu, part, label):
-                    if (vm := wanted.get(series.called)) is not None:
-                        _add(vm_cores[vm], series, grid)
+            vm_cores = self._vm_cores(server, self.queries.vm_cpu, vms, grid)
             for part in grid.parts(len(hosts)) if self.queries.host_cpu is not None else ():
                 label = _Label(setting="prometheus.host_cpu_query", name=self.queries.host_label)
                 for series in server.series(self.queries.host_cpu or "", part, label):
@@ -107,6 +102,45 @@ class PrometheusSource:
             host_cpu_cores=host_cores,
         )
 
+    def history_of_few(
+        self, vms: Collection[VmId], start: datetime, end: datetime
+    ) -> UsageHistory | None:
+        """Return the use of `vms` alone; `None` if they are too many to be named in a question.
+
+        Raises as `history` does.
+        """
+        query = picking(self.queries.vm_cpu, self.queries.vm_label, vms)
+        if query is None:
+            return None
+        grid = self._grid(start, end)
+        with _Server(self.url, self.timeout_seconds) as server:
+            vm_cores = self._vm_cores(server, query, vms, grid)
+        return UsageHistory(
+            start=grid.start,
+            interval_seconds=self.step_seconds,
+            vm_cpu_cores=vm_cores,
+            host_cpu_cores={},
+        )
+
+    def _grid(self, start: datetime, end: datetime) -> _Grid:
+        return _Grid(
+            start=start.astimezone(UTC),
+            step_seconds=self.step_seconds,
+            samples=max(0, int((end - start).total_seconds() / self.step_seconds + 1e-9)),
+        )
+
+    def _vm_cores(
+        self, server: _Server, query: str, vms: Collection[VmId], grid: _Grid
+    ) -> dict[VmId, Cores]:
+        wanted = {str(vm): vm for vm in vms}
+        cores = dict(rows_of(dict.fromkeys(vms), grid.samples))
+        label = _Label(setting="prometheus.vm_cpu_query", name=self.queries.vm_label)
+        for part in grid.parts(len(wanted)):
+            for series in server.series(query, part, label):
+                if (vm := wanted.get(series.called)) is not None:
+                    _add(cores[vm], series, grid)
+        return cores
+
     def _called(self, heard: Collection[str]) -> Iterator[tuple[HostId, str]]:
         """Find hosts by what the server calls them: `h1:9100`, `h1.example.org` or just `h1`.
 
@@ -116,6 +150,24 @@ class PrometheusSource:
             for called in sorted(heard):
                 if (host := self.hosts.get(form(called))) is not None:
                     yield host, called
+
+
+def picking(query: str, label: str, values: Collection[str]) -> str | None:
+    """Write a query for what `query`, whatever it is, gives for some values of a label.
+
+    What an expression gives cannot be filtered in PromQL, but what another one gives as well can
+    be kept: `(query) and on (label) (label_replace(vector(1), "label", "value", "", "") or …)`.
+    `None` for values that are too many for the address of a question, or would mean something
+    else in there.
+    """
+    plain = _PLAIN_LABEL.fullmatch(label) and all(map(_PLAIN_VALUE.fullmatch, values))
+    if not plain or not 0 < len(values) <= MOST_NAMED_AT_ONCE:
+        return None
+    named = " or ".join(
+        f'label_replace(vector(1), "{label}", "{value}", "", "")' for value in values
+    )
+    # A comment at the end of the operator's query ends with its line.
+    return f"(\n{query}\n) and on ({label}) ({named})"
 
 
 def without_password(url: str) -> str:
@@ -297,5 +349,6 @@ def _is_address(name: str) -> bool:
 
 
 def _shown(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # Of a page for browsers, which a proxy sends, only the status before it tells anything.
+    text = " ".join(re.split(r"\(b'\s*<", str(error))[0].split())
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

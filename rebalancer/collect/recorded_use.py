@@ -95,9 +95,8 @@ class _Samples:
     def on_a_grid(self) -> RecordedUse:
         instants = sorted({seconds for samples in self.by_vm.values() for seconds, _, _ in samples})
         if len(instants) < LEAST_INSTANTS:
-            raise self.fault(
-                "", f"{len(instants)} different times", f"at least {LEAST_INSTANTS} are needed"
-            )
+            times = "1 time" if len(instants) == 1 else f"{len(instants)} different times"
+            raise self.fault("", times, f"at least {LEAST_INSTANTS} are needed")
         start = instants[0]
         apart = [later - sooner for sooner, later in pairwise(instants)]
         interval = _interval([seconds for seconds in apart if seconds > GRID_SECONDS], instants)

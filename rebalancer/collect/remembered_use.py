@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebalancer.cluster.inventory import HostId, UsageHistory, VmId
-from rebalancer.collect.sources import UsageSource
+from rebalancer.collect.sources import SelectiveUsageSource, UsageSource
+from rebalancer.errors import ObservationError
 
 RECENT_SECONDS = 3600.0
 """So much is asked for again each time: samples may come late."""
@@ -46,7 +47,7 @@ class UseMemory:
         self._kept: _Kept | None = None
         self._alone = threading.Lock()
 
-    def of(self, source: UsageSource) -> UsageSource:
+    def of(self, source: SelectiveUsageSource) -> UsageSource:
         """Return a source that tells the same, and asks `source` for what is not known yet.
 
         What a source that is not equal to it told (other queries, another server) is forgotten.
@@ -54,20 +55,43 @@ class UseMemory:
         return _Remembered(memory=self, source=source)
 
     def history(
-        self, source: UsageSource, vms: Collection[VmId], start: datetime, end: datetime
+        self,
+        source: SelectiveUsageSource,
+        vms: Collection[VmId],
+        start: datetime,
+        end: datetime,
     ) -> UsageHistory:
         """Ask for what is not known, and keep all of it. Raises what `source` does."""
         with self._alone:
-            if self._kept is not None and not self._kept.goes_on(source, vms, start, end):
+            goes_on = self._kept is not None and self._kept.goes_on(source, start, end)
+            older = self._older(source, vms, start) if goes_on else None
+            if self._kept is None or older is None:
                 self._kept = None  # before all is read anew, so as not to have it twice
-            if self._kept is None:
                 kept = _Kept.of(source, source.history(vms, start, end), end)
             else:
                 new = source.history(vms, self._kept.sure_until, end)
                 kept, self._kept = self._kept, None  # for it is taken apart
-                kept = kept.with_newer(new, start, end)
+                kept = kept.with_newer(new, older, start, end)
             self._kept = kept
             return kept.told()
+
+    def _older(
+        self, source: SelectiveUsageSource, vms: Collection[VmId], start: datetime
+    ) -> Mapping[VmId, Cores] | None:
+        """What VMs that are new here used before that which is asked for in any case.
+
+        `None` where it is not to be had for them alone.
+        """
+        assert self._kept is not None
+        strangers = [vm for vm in vms if vm not in self._kept.vms]
+        if not strangers:
+            return {}
+        try:
+            told = source.history_of_few(strangers, start, self._kept.sure_until)
+        except ObservationError:
+            # A server may mind this question alone. If it is the server, that is told by the next.
+            return None
+        return told.vm_cpu_cores if told is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +99,7 @@ class _Remembered:
     """A source with a memory."""
 
     memory: UseMemory
-    source: UsageSource
+    source: SelectiveUsageSource
 
     def history(self, vms: Collection[VmId], start: datetime, end: datetime) -> UsageHistory:
         return self.memory.history(self.source, vms, start, end)
@@ -121,28 +145,30 @@ class _Kept:
             host_cpu_cores=dict(self.hosts),
         )
 
-    def goes_on(
-        self, source: UsageSource, vms: Collection[VmId], start: datetime, end: datetime
-    ) -> bool:
-        """Whether it holds what is wanted now, but for the newest samples."""
+    def goes_on(self, source: UsageSource, start: datetime, end: datetime) -> bool:
+        """Whether it holds what is wanted now of the VMs in it, but for the newest samples."""
         return (
             source == self.source
             and self.start <= start <= self.sure_until
             and self._is_on_grid(start)
             and self._is_on_grid(self.end)
             and self.end <= end < self.read_whole_at + WHOLE_AFTER
-            and all(vm in self.vms for vm in vms)
         )
 
-    def with_newer(self, new: UsageHistory, start: datetime, end: datetime) -> _Kept:
-        """Put new samples behind what is kept from `start` on, which is used up by that."""
+    def with_newer(
+        self, new: UsageHistory, older: Mapping[VmId, Cores], start: datetime, end: datetime
+    ) -> _Kept:
+        """Put new samples behind what is kept from `start` on, which is used up by that.
+
+        `older` has what comes before the new samples of VMs that are not in here.
+        """
         known = slice(self._steps(start), self._steps(new.start))
         return replace(
             self,
             start=start,
             end=end,
-            vms=_joined(self.vms, new.vm_cpu_cores, known),
-            hosts=_joined(self.hosts, new.host_cpu_cores, known),
+            vms=_joined(self.vms, older, new.vm_cpu_cores, known),
+            hosts=_joined(self.hosts, {}, new.host_cpu_cores, known),
         )
 
     def _steps(self, instant: datetime) -> int:
@@ -156,17 +182,19 @@ class _Kept:
 
 
 def _joined[K: Hashable](
-    old: dict[K, Cores], new: Mapping[K, Cores], known: slice
+    old: dict[K, Cores], older: Mapping[K, Cores], new: Mapping[K, Cores], known: slice
 ) -> dict[K, Cores]:
     """The rows of `new` with what is known of them before; empties `old` on the way.
 
-    In the order of `old`, so that its rows are let go together as they were made.
+    That is `known` of the row in `old`, or all of the one in `older`. In the order of `old`, so
+    that its rows are let go together as they were made.
     """
     before = known.stop - known.start
     samples = before + next((row.size for row in new.values()), 0)
     joined = {}
-    for key, row in rows_of([*(key for key in old if key in new)], samples):
-        row[:before] = old.pop(key)[known]
+    keys = [*(key for key in old if key in new), *(key for key in older if key in new)]
+    for key, row in rows_of(keys, samples):
+        row[:before] = older[key] if key in older else old.pop(key)[known]
         row[before:] = new[key]
         joined[key] = row
     return joined

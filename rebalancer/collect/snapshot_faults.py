@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from rebalancer.cluster.inventory import HostState
@@ -18,6 +19,9 @@ _MAY_BE_EMPTY = {HostState.UNKNOWN, HostState.ASLEEP, HostState.DOWN, HostState.
 
 _MOST_SUGGESTIONS = 20
 """Looking for similar names takes milliseconds, and a file may be wrong 20,000 times."""
+
+CLOCKS_APART = timedelta(minutes=5)
+"""What samples some machine took may lie after `taken_at`, which is by the clock of another."""
 
 
 class Misfit(NamedTuple):
@@ -41,6 +45,7 @@ def misfits(tree: Tree) -> Iterator[Misfit]:
     for path, host in _entries(tree, "hosts"):
         yield from _impossible_host(path, host)
     yield from _uneven_history(tree)
+    yield from _history_to_come(tree)
 
 
 def _entries(tree: Tree, section: str) -> Iterator[tuple[Path, dict[str, Tree]]]:
@@ -162,3 +167,38 @@ def _uneven_history(tree: Tree) -> Iterator[Misfit]:
             if len(series) != length:
                 problem = f"{len(series)} samples"
                 yield Misfit(path, problem, f"expected {length}, as in the first series")
+
+
+def _history_to_come(tree: Tree) -> Iterator[Misfit]:
+    """Find past use that is not past: forecasts would be made of another time than the present."""
+    usage = tree.get("usage") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict) or not isinstance(usage, dict):
+        return
+    taken_at, start = _instant(tree.get("taken_at")), _instant(usage.get("start"))
+    interval_seconds = _number(usage.get("interval_seconds"))
+    if taken_at is None or start is None or interval_seconds is None:
+        return
+    by_ids = (usage.get("vm_cpu_cores"), usage.get("host_cpu_cores"))
+    series = (
+        one
+        for by_id in by_ids
+        if isinstance(by_id, dict)
+        for one in by_id.values()
+        if isinstance(one, list)
+    )
+    samples = max(map(len, series), default=0)
+    last_seconds = (samples - 1) * interval_seconds
+    left = (taken_at + CLOCKS_APART - start).total_seconds()
+    if samples and last_seconds > left:
+        over = last_seconds - left + CLOCKS_APART.total_seconds()
+        problem = f"its last sample is {over:.0f} s after taken_at, {taken_at.isoformat()}"
+        yield Misfit(("usage", "start"), problem, "past use has to end when the snapshot is taken")
+
+
+def _instant(value: Tree) -> datetime | None:
+    """Read an instant; `None` for what is none, or has no time zone."""
+    try:
+        instant = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return instant if instant is not None and instant.tzinfo is not None else None

@@ -19,17 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rebalancer.cluster.disks import LocalDisk
-from rebalancer.cluster.inventory import (
-    Host,
-    HugepagePool,
-    Link,
-    NumaNode,
-    Rack,
-    Site,
-    Snapshot,
-    UsageHistory,
-    Vm,
-)
+from rebalancer.cluster.inventory import Host, HugepagePool, NumaNode, Snapshot, UsageHistory, Vm
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.collect.snapshot_faults import misfits
 from rebalancer.collect.snapshot_model import SnapshotModel, milliseconds
 from rebalancer.errors import InvalidFileError

@@ -21,18 +21,16 @@ from rebalancer.cluster.inventory import (
     HostId,
     HostState,
     HugepagePool,
-    Link,
     Mode,
     NumaNode,
-    Rack,
-    Site,
     Snapshot,
     UsageHistory,
     Vm,
     VmId,
     VmState,
 )
-from rebalancer.files import ByHour, FileModel
+from rebalancer.cluster.sites import Link, Rack, Site
+from rebalancer.files import NO_CONTROL_CHARACTERS, ByHour, FileModel, Price, PriceByHour
 
 
 def _in_utc(instant: datetime) -> datetime:
@@ -43,7 +41,7 @@ def _in_utc(instant: datetime) -> datetime:
 
 
 # No control characters: names end up on terminals and in the journal.
-Name = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=500, pattern=NO_CONTROL_CHARACTERS)]
 Text = Annotated[str, Field(max_length=10_000)]
 Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Amount = Annotated[float, Field(ge=0, le=1e18)]
@@ -58,8 +56,8 @@ class SiteEntry(FileModel):
     """One of `sites`."""
 
     name: Name
-    energy_price_per_kwh: Amount | None = None
-    energy_price_per_kwh_by_hour: ByHour = ()
+    energy_price_per_kwh: Price | None = None
+    energy_price_per_kwh_by_hour: PriceByHour = ()
     carbon_g_per_kwh: Amount | None = None
     carbon_g_per_kwh_by_hour: ByHour = ()
     latency_ms: dict[Name, Amount] = Field(default_factory=dict)
@@ -170,6 +168,7 @@ class HostEntry(FileModel):
     numa_nodes: tuple[NumaNodeEntry, ...] | None = None
     hugepages: tuple[HugepagePoolEntry, ...] = ()
     disk_pools: dict[Name, ByteCount] | None = None
+    disk_files: frozenset[Name] = frozenset()
     devices: dict[Name, DeviceCount] = Field(default_factory=dict)
     tsc_hertz: Positive | None = None
     tsc_scales: bool = False
@@ -202,6 +201,7 @@ class HostEntry(FileModel):
             numa_nodes=None if nodes is None else tuple(node.numa_node() for node in nodes),
             hugepages=tuple(pool.pool() for pool in self.hugepages),
             disk_pools=self.disk_pools,
+            disk_files=self.disk_files,
             devices=self.devices,
             tsc_hertz=self.tsc_hertz,
             tsc_scales=self.tsc_scales,

@@ -35,6 +35,19 @@ class UsageSource(Protocol):
         ...
 
 
+class SelectiveUsageSource(UsageSource, Protocol):
+    """One that can also be asked for a few VMs alone."""
+
+    def history_of_few(
+        self, vms: Collection[VmId], start: datetime, end: datetime
+    ) -> UsageHistory | None:
+        """Return the use of `vms` alone, on the same grid, and of no host.
+
+        `None`: these cannot be told apart from the others before all of it is read.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirtyRate:
     """How fast a VM writes to its memory, measured over one or more windows."""

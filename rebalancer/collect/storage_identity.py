@@ -29,6 +29,8 @@ class Pool:
     """Of an iSCSI pool: the name by which its devices are told from those of others."""
     free_bytes: int | None = None
     """Of a folder of files: what can still be put there, as of its last refresh."""
+    files: frozenset[str] = frozenset()
+    """Of such a folder: the names of what is in it, as of then."""
 
 
 def read_pool(xml: str) -> Pool:
@@ -71,6 +73,20 @@ def local_folders(
         and pool.free_bytes is not None
         and storage_of_path(pool.path, configured, listed) is None
     }
+
+
+def files_at(paths: Iterable[str], pools: Iterable[Pool] | None) -> frozenset[str]:
+    """Return which of these paths are files in the pools of a host, as far as it tells."""
+    folders: dict[PurePosixPath, frozenset[str]] = {
+        PurePosixPath(pool.path): pool.files for pool in pools or () if pool.path and pool.files
+    }
+    if not folders:
+        return frozenset()
+    return frozenset(
+        path
+        for path in paths
+        if PurePosixPath(path).name in folders.get(PurePosixPath(path).parent, frozenset())
+    )
 
 
 def _pool_identity(pool: ET.Element) -> str | None:

@@ -14,12 +14,14 @@ device is written to and not replaced.
 """
 
 from rebalancer.files.document import Document
-from rebalancer.files.explain import explain
+from rebalancer.files.explain import NO_CONTROL_CHARACTERS, explain
 from rebalancer.files.quantities import (
     ByHour,
     Bytes,
     BytesPerSecond,
     Cores,
+    Price,
+    PriceByHour,
     Ratio,
     Seconds,
 )
@@ -37,6 +39,7 @@ from rebalancer.files.tree import Finding, Tree, dotted, shown
 from rebalancer.files.writing import write_text
 
 __all__ = [
+    "NO_CONTROL_CHARACTERS",
     "ByHour",
     "Bytes",
     "BytesPerSecond",
@@ -44,6 +47,8 @@ __all__ = [
     "Document",
     "FileModel",
     "Finding",
+    "Price",
+    "PriceByHour",
     "Ratio",
     "Seconds",
     "Tree",

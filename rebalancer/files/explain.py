@@ -47,6 +47,9 @@ _BOUNDS = {
 }
 
 
+NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]+$"
+"""What names of things fit: a terminal would obey anything else."""
+
 _MOST_CHOICES = 12
 """Words that are listed when none is near to what was written."""
 
@@ -168,6 +171,9 @@ def _finding(complaint: _Complaint, model: type[BaseModel], tree: Tree) -> Findi
             return Finding(path, f"{shown(value)} {problem}", expected.format_map(_short(context)))
         case _ if complaint.noun:
             return Finding(path, *_wrong_type(value, complaint.noun))
+        case "string_pattern_mismatch" if context["pattern"] == NO_CONTROL_CHARACTERS:
+            problem = f"{shown(value)} has control characters in it"
+            return Finding(path, problem, "expected characters that can be seen, and spaces")
         case "json_invalid":
             return Finding(path, f"not valid JSON: {context['error']}")
         case _:

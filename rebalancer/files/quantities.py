@@ -158,6 +158,12 @@ ByHour = Annotated[
 ]
 """A value for each hour of the day, UTC: 24 of them, or none."""
 
+Price = Annotated[float, Field(ge=-1e18, le=1e18, allow_inf_nan=False)]
+"""In whatever currency; below 0 where one is paid for taking it, as energy at times is."""
+
+PriceByHour = Annotated[tuple[Price, ...], AfterValidator(_one_for_each_hour)]
+"""A price for each hour of the day, UTC: 24 of them, or none."""
+
 Bytes = Annotated[int, BeforeValidator(_SIZE.read_whole)]
 """A size: `1073741824`, `1GiB`, `1.5GB`. A bare `1G` is refused, because it means two things."""
 

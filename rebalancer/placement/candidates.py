@@ -99,6 +99,7 @@ class _Judge:
                 self._rules_of.setdefault(vm.id, []).append(index)
         self._copies_disks = policy.migration.local_disks
         self._host_kinds, self._example = _kinds_of_hosts(hosts, copies_disks=self._copies_disks)
+        self._files_in_the_way = frozenset(path for host in hosts for path in host.disk_files)
         self._column = {host.id: index for index, host in enumerate(hosts)}
         self._fitting: dict[Hashable, Bools] = {}
 
@@ -134,7 +135,8 @@ class _Judge:
             return vm.local_disk_bytes > 0
         # Their names and paths differ from VM to VM: what counts is what there is in the way.
         against = tuple(copy_obstacles(vm.local_disks, vm.local_disk_bytes, None))
-        return against, tuple(sorted(folder_needs(vm.local_disks).items())), vm.state
+        in_the_way = tuple(d.path for d in vm.local_disks if d.path in self._files_in_the_way)
+        return against, tuple(sorted(folder_needs(vm.local_disks).items())), vm.state, in_the_way
 
     def rows(self, unit: Sequence[Vm]) -> tuple[Bools, Floats, Floats]:
         """Hosts allowed, hard rules broken there already, cost of soft rules: `(H,)` each."""
@@ -200,6 +202,7 @@ def _kinds_of_hosts(hosts: Sequence[Host], *, copies_disks: bool) -> tuple[Ints,
             tuple(sorted(host.devices.items())),
             (host.tsc_hertz, host.tsc_scales),
             tuple(sorted((host.disk_pools or {}).items())) if copies_disks else None,
+            host.disk_files if copies_disks else None,
             # A VM made free of memory must not meet a host whose reserve exceeds its memory.
             host.guest_memory_bytes < 0,
         )

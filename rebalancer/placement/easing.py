@@ -12,10 +12,11 @@ What moves cost begins dear and falls to what it is by steps: what gains most fo
 moved first, and the rest only completes it. Several ways to fall end in different places, of
 which the best is kept.
 
-The prices then swing: up or down for a while (what moves cost only up, where nothing caps moves),
-back to what was fair, to the guards and the cap themselves again. What comes back is not what
-went, and the better of the two is kept. That pays most under a cap on moves, where every move
-that is made shuts out another.
+The prices then swing: up or down for a while (what moves cost mostly up, where nothing caps
+moves), back to what was fair, to the guards and the cap themselves again. What moving costs swings
+for each unit by itself, so that each time others go first. What comes back is not what went, and
+the better of the two is kept. That pays most under a cap on moves, where every move that is made
+shuts out another.
 (Strategic oscillation: Glover, "Heuristics for integer programming using surrogate constraints",
 Decision Sciences 8, 1977. Noising: Charon, Hudry, "The noising method", Operations Research
 Letters 14, 1993.)
@@ -28,7 +29,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rebalancer.placement.arrays import Bools, Ints
+from rebalancer.placement.arrays import Bools, Floats, Ints
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.exchange import exchange_among
 from rebalancer.placement.few_moves import FEW, sets_of_few_moves
@@ -49,16 +50,18 @@ STEP = 1.4
 STEPS = 4
 FALLS = (7.0, 3.0, 1.4), (20.0, 5.0, 2.0), (8.0, 4.0, 2.0), (5.0, 3.0, 1.8, 1.3)
 """Ways for what moves cost to come down to what it is: the steps, as times of that."""
-FALLS_IN_ALL = 80
+FALLS_IN_ALL = 200
 """How many of the ways are tried, divided by the number of hosts."""
-SWINGS, SWINGS_UNDER_CAP = 64, 240
+SWINGS, SWINGS_UNDER_CAP = 160, 400
 """Times that prices swing, if there is time: divided by the number of hosts, as a swing takes
 longer on more of them."""
-SWINGS_AT_MOST = 8
+SWINGS_AT_MOST = 20
 TIMES_FAIR = 0.0, 0.3, 1.0, 3.0
 """Prices of guards that sets of few moves are tried at, relative to what was found fair."""
 AMPLITUDE = 0.7
 """How far prices swing, in natural logarithms: twice as dear or half as dear at most."""
+NOISE = 2.0
+"""How far what moving a unit costs does at most, beside what it does for all of them."""
 DEARER = 0.4, 1.8
 """How far what moves cost does where nothing caps them: 1.5 to 6 times as dear."""
 
@@ -71,8 +74,9 @@ class _Prices:
     """Of the price of a guard, for each unit of its sum."""
     move: float
     """For each unit that is away from its start."""
-    times: float = 1.0
-    """Times what terms cost otherwise that are only about what moved, such as movement."""
+    times: float | Floats = 1.0
+    """Times what terms cost otherwise that are only about what moved, such as movement; one for
+    all units or `(U,)`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -171,7 +175,7 @@ class _Easing:
             if self.budget.is_spent:
                 break
             x = best
-            for swung in _swung(prices, rng):
+            for swung in _swung(prices, self.problem.unit_count, rng):
                 x = self._exchanged(x, swung)
             settled = self.settled(self._exchanged(x, prices))
             after = self.scale.cost(self.problem, settled)
@@ -287,14 +291,17 @@ def _eased(tier: Tier, prices: _Prices) -> Tier:
     return replace(tier, curves=(*tier.curves, *curves), guards=(), linears=linears)
 
 
-def _swung(prices: _Prices, rng: np.random.Generator) -> tuple[_Prices, ...]:
+def _swung(prices: _Prices, units: int, rng: np.random.Generator) -> tuple[_Prices, ...]:
     """Other prices, and those on the way back from them."""
-    guard, move, times = np.exp(rng.uniform(-AMPLITUDE, AMPLITUDE, 3)).tolist()
+    guard, move = np.exp(rng.uniform(-AMPLITUDE, AMPLITUDE, 2)).tolist()
+    noise = float(rng.uniform(0.0, NOISE))
+    times = np.exp(rng.uniform(-noise, noise, units))
     others = _Prices(guard_share=prices.guard_share * guard, move=prices.move * move, times=times)
     if prices.move > 0:
         return (others,)
     dearer = float(np.exp(rng.uniform(*DEARER)))
-    return replace(others, times=dearer), replace(prices, times=float(np.sqrt(dearer)))
+    back = replace(prices, times=float(np.sqrt(dearer)))
+    return replace(others, times=dearer * times), back
 
 
 def _charging_for_moves(problem: PlacementProblem, budget: Budget, price: float) -> Tier:

@@ -4,50 +4,35 @@ Where single moves no longer pay, a unit often has to be *replaced*: by a lighte
 much load, by two small ones, by one of equal memory where memory has to stay even. All of these
 are exchanges of small sets between two hosts, and so are swaps, and moves, and sending a unit
 home in the same breath as another leaves. A pair of hosts with twenty units each has some
-40,000 of them, which numpy weighs in about a millisecond.
+40,000 of them; what they could gain at most leaves a few dozen that have to be weighed. So many
+pairs are weighed at once, in arrays over all their sets (`offers`).
 (After the large-scale exchange neighbourhoods of Ahuja, Ergun, Orlin, Punnen, "A survey of very
 large-scale neighborhood search techniques", Discrete Applied Mathematics 123, 2002.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rebalancer.placement.arrays import Bools, Floats, Ints
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.layout import IMPOSSIBLE, Layout, movable_on
+from rebalancer.placement.offers import Offers, Sides
 from rebalancer.placement.problem import LIMITED, SLACK, Resource
 
 LEAST_GAIN = 1e-6
 """Gains below this are rounding, not improvements."""
-UNITS_AT_MOST = 32
-"""Of each host; the cheapest to move where there are more. They make 529 sets."""
 PATIENCE = 6
 """Pairs per host that are looked at in vain before the order of pairs is made anew."""
 TRIED = 8
 """Best-looking exchanges of two hosts that are tried against spread and together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Offer:
-    """Sets of units that one host could give to another, the empty one first."""
-
-    first: Ints
-    second: Ints
-    """`(n,)` each: the units of each set; −1 for none."""
-    needs: Floats
-    """`(R, n)`"""
-    price: Floats
-    """`(n,)`: what linear terms rise by."""
-    away: Ints
-    """`(n,)`: units that are away from their start then, less those that are so now."""
-
-    def moves(self, index: int, target: int) -> list[tuple[int, int]]:
-        """The moves that giving one of the sets is made of."""
-        units = int(self.first[index]), int(self.second[index])
-        return [(unit, target) for unit in units if unit >= 0]
+PAIRS_AT_ONCE = 64
+"""Pairs weighed together: enough that what each array operation costs in itself is shared."""
+WEIGHED_AT_ONCE = 60_000
+"""Exchanges, at most, unless a single pair has more: these arrays have to stay in the cache."""
 
 
 def exchange_among(layout: Layout, hosts: Ints, budget: Budget, only: Bools | None = None) -> bool:
@@ -56,86 +41,244 @@ def exchange_among(layout: Layout, hosts: Ints, budget: Budget, only: Bools | No
     The order is made anew whenever a row of pairs has gained nothing; when that happens at the
     head of a new order, what little may be left is not worth its time.
     """
-    changed = np.ones(layout.problem.host_count, np.intp)
-    judged = np.zeros((layout.problem.host_count,) * 2, np.intp)
+    if not layout.problem.unit_count:
+        return False
+    search = _Search(layout=layout, budget=budget, only=only)
     patience = PATIENCE * len(hosts)
-    count, improved = 1, False
+    improved = False
     while not budget.is_spent:
-        fruitless, before = 0, count
-        for one, other in _promising(layout, hosts, judged, changed).tolist():
-            if judged[one, other] >= max(changed[one], changed[other]):
-                continue
+        fruitless, before = 0, search.count
+        pairs = search.promising(hosts)
+        for first in range(0, len(pairs), PAIRS_AT_ONCE):
             if fruitless >= patience or budget.is_spent:
                 break
-            fruitless += 1
-            while exchange(layout, one, other, budget, only):
-                count += 1
-                fruitless = 0
-                changed[[one, other]] = count
-            judged[one, other] = count
-        improved |= count > before
-        if count == before:
+            block = pairs[first : first + PAIRS_AT_ONCE]
+            while len(left := search.unjudged(block)) and not budget.is_spent:
+                done = search.improve(left)
+                fruitless = 0 if done is None else fruitless + done
+        improved |= search.count > before
+        if search.count == before:
             break
     return improved
 
 
-def _promising(layout: Layout, hosts: Ints, judged: Ints, changed: Ints) -> Ints:
-    """Pairs of hosts that could gain anything, those that could gain most first: `(n, 2)`."""
-    one, other = (hosts[index] for index in np.triu_indices(len(hosts), 1))
-    savings = _savings(layout)
-    most = most_from_shifting(layout, one, other) + savings[one, other] + savings[other, one]
-    open_ = (judged[one, other] < np.maximum(changed[one], changed[other])) & (most > LEAST_GAIN)
-    order = np.argsort(-most[open_], kind="stable")
-    return np.stack([one[open_][order], other[open_][order]], axis=1)
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Search:
+    """Which pairs of hosts have been weighed since either of them changed."""
+
+    layout: Layout
+    budget: Budget
+    only: Bools | None
+    count: int = 1
+    """Rounds of exchanges made, and one."""
+    changed: Ints = field(init=False)
+    """`(H,)`: the round that a host changed in."""
+    judged: Ints = field(init=False)
+    """`(H, H)`: the round that a pair was weighed after."""
+    _movable: dict[int, Ints] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        hosts = self.layout.problem.host_count
+        self.changed = np.ones(hosts, np.intp)
+        self.judged = np.zeros((hosts, hosts), np.intp)
+
+    def promising(self, hosts: Ints) -> Ints:
+        """Pairs of hosts that could gain anything, those that could gain most first: `(n, 2)`."""
+        one, other = (hosts[index] for index in np.triu_indices(len(hosts), 1))
+        unjudged = self.judged[one, other] < np.maximum(self.changed[one], self.changed[other])
+        one, other = one[unjudged], other[unjudged]
+        savings = _savings(self.layout)
+        most = most_from_shifting(self.layout, one, other)
+        most += savings[one, other] + savings[other, one]
+        order = np.argsort(-most, kind="stable")[: int((most > LEAST_GAIN).sum())]
+        return np.stack([one[order], other[order]], axis=1)
+
+    def unjudged(self, pairs: Ints) -> Ints:
+        """Those of the pairs that have to be weighed."""
+        one, other = pairs.T
+        latest = np.maximum(self.changed[one], self.changed[other])
+        return np.asarray(pairs[self.judged[one, other] < latest], np.intp)
+
+    def improve(self, pairs: Ints) -> int | None:
+        """Weigh pairs and make the best exchanges of any, on different hosts.
+
+        Return how many pairs were weighed in vain, or `None` if anything was exchanged. The
+        last ones of many are not weighed where all together would be too much.
+        """
+        weighed = self._weighed(pairs)
+        one, other = weighed.pairs.T
+        self.judged[one, other] = self.count
+        if not (touched := self._make(weighed)):
+            return len(one)
+        self.count += 1
+        self.changed[touched] = self.count
+        for host in touched:
+            del self._movable[host]
+        return None
+
+    def _weighed(self, pairs: Ints) -> _Weighed:
+        layout, (one, other) = self.layout, pairs.T
+        most = most_from_shifting(layout, one, other)
+        here, there = pairs.ravel(), pairs[:, ::-1].ravel()
+        sides = Sides(layout, [self._units_of(host) for host in here.tolist()], here, there)
+        limit = np.stack([most - sides.refund[1::2], most - sides.refund[::2]], axis=1)
+        offers = sides.offers(limit.ravel(), self.budget)
+        gives, takes = offers.counts[::2], offers.counts[1::2]
+        count = max(1, int(np.searchsorted(np.cumsum(gives * takes), WEIGHED_AT_ONCE)))
+        pair, give, take = _combined(offers, count)
+        affordable = offers.price[give] + offers.price[take] < most[pair]
+        pair, give, take = pair[affordable], give[affordable], take[affordable]
+        return _Weighed(pairs=pairs[:count], pair=pair, give=give, take=take, offers=offers)
+
+    def _units_of(self, host: int) -> Ints:
+        if host not in self._movable:
+            units = movable_on(self.layout, host)
+            self._movable[host] = units if self.only is None else units[self.only[units]]
+        return self._movable[host]
+
+    def _make(self, weighed: _Weighed) -> list[int]:
+        """Make what gains most, and what else gains on other hosts; return all these hosts."""
+        layout, touched = self.layout, set[int]()
+        gains = self._gains(weighed)
+        for index in _best_of_each(gains, weighed.pair):
+            one, other = weighed.pairs[weighed.pair[index]].tolist()
+            if one in touched or other in touched:
+                continue
+            gain = gains[index]
+            if touched:
+                # Sums over all hosts have changed: guards, and how many moves are left.
+                gain = self._gains(weighed.only(index))[0]
+            moves = weighed.moves(index)
+            if gain > LEAST_GAIN and gain - layout.extra_cost(moves) > LEAST_GAIN:
+                for unit, host in moves:
+                    layout.move(unit, host)
+                touched |= {one, other}
+        return sorted(touched)
+
+    def _gains(self, weighed: _Weighed) -> Floats:
+        """What each exchange gains, but for what groups cost; `(n,)`."""
+        offers, give, take = weighed.offers, weighed.give, weighed.take
+        one, other = weighed.pairs[weighed.pair].T
+        gains = _gains_of_curves(
+            self.layout,
+            one,
+            other,
+            give.shape,
+            lambda r: offers.needs[r][give] - offers.needs[r][take],
+        )
+        gains -= offers.price[give] + offers.price[take]
+        # Few gain anything. Only of these it has to be known whether they fit.
+        some = np.flatnonzero(gains > LEAST_GAIN)
+        give, take, one, other = give[some], take[some], one[some], other[some]
+        fits = _fits(self.layout, one, other, offers.needs[:, give] - offers.needs[:, take])
+        if self.budget.moves is not None:
+            left = self.budget.moves - self.budget.moves_of(self.layout)
+            fits &= offers.away[give] + offers.away[take] <= max(left, 0)
+        gains[some[~fits]] = -IMPOSSIBLE
+        return gains
 
 
-def exchange(
-    layout: Layout, one: int, other: int, budget: Budget, only: Bools | None = None
-) -> bool:
-    """Make the best exchange between two hosts, if it gains anything."""
-    most = float(most_from_shifting(layout, one, other))
-    mine, theirs = _Side(layout, one, other, budget, only), _Side(layout, other, one, budget, only)
-    gives, takes = mine.offer(most - theirs.best_refund), theirs.offer(most - mine.best_refund)
-    gains = gains_of_shifting(layout, one, other, gives.needs[:, :, None] - takes.needs[:, None, :])
-    gains -= gives.price[:, None]
-    gains -= takes.price
-    if budget.moves is not None:
-        left = budget.moves - budget.moves_of(layout)
-        gains[gives.away[:, None] + takes.away > max(left, 0)] = -IMPOSSIBLE
-    for flat in _best(gains):
-        row, column = divmod(flat, gains.shape[1])
-        moves = gives.moves(row, other) + takes.moves(column, one)
-        if gains[row, column] - layout.extra_cost(moves) > LEAST_GAIN:
-            for unit, host in moves:
-                layout.move(unit, host)
-            return True
-    return False
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Weighed:
+    """Exchanges between pairs of hosts, by numbers of the sets that are given and taken."""
+
+    pairs: Ints
+    """`(P, 2)`"""
+    pair: Ints
+    """`(n,)`: which of the pairs."""
+    give: Ints
+    take: Ints
+    offers: Offers
+
+    def only(self, index: int) -> _Weighed:
+        """One of the exchanges."""
+        part = slice(index, index + 1)
+        return _Weighed(
+            pairs=self.pairs,
+            pair=self.pair[part],
+            give=self.give[part],
+            take=self.take[part],
+            offers=self.offers,
+        )
+
+    def moves(self, index: int) -> list[tuple[int, int]]:
+        """The moves that one of the exchanges is made of."""
+        one, other = self.pairs[self.pair[index]].tolist()
+        given, taken = int(self.give[index]), int(self.take[index])
+        return [
+            *((unit, other) for unit in self.offers.units(given)),
+            *((unit, one) for unit in self.offers.units(taken)),
+        ]
 
 
-def gains_of_shifting(layout: Layout, source: int, target: int, more: Floats) -> Floats:
-    """What is gained when `more`, `(R, ...)`, goes from one host to another; prices aside.
+def _combined(offers: Offers, pairs: int) -> tuple[Ints, Ints, Ints]:
+    """Each set of a host with each of the other, for the first pairs: pair, give, take."""
+    gives, takes = offers.counts[: 2 * pairs : 2], offers.counts[1 : 2 * pairs : 2]
+    begins = np.concatenate([[0], np.cumsum(offers.counts)])
+    size = gives * takes
+    pair = np.repeat(np.arange(pairs), size)
+    within = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size, size)
+    give, take = np.divmod(within, takes[pair])
+    return pair, begins[2 * pair] + give, begins[2 * pair + 1] + take
 
-    Minus infinity where it does not fit. Groups, pools and allowances are not looked at.
+
+def _best_of_each(gains: Floats, pair: Ints) -> Iterator[int]:
+    """The few exchanges of each pair that gain most, if any gains anything: the best first."""
+    paying = np.flatnonzero(gains > LEAST_GAIN)
+    by_pair = paying[np.lexsort((-gains[paying], pair[paying]))]
+    _, begins, counts = np.unique(pair[by_pair], return_index=True, return_counts=True)
+    few = by_pair[np.arange(len(by_pair)) - np.repeat(begins, counts) < TRIED]
+    yield from few[np.argsort(-gains[few], kind="stable")].tolist()
+
+
+def gains_of_shifting(
+    layout: Layout, source: Ints | int, target: Ints | int, more: Floats
+) -> Floats:
+    """What is gained when `more`, `(R, n)`, goes from one host to another; prices aside.
+
+    The hosts are two, or `(n,)` each. Minus infinity where it does not fit. Groups, pools and
+    allowances are not looked at.
     """
-    gain = np.zeros(more.shape[1:])
-    fits = np.ones(gain.shape, bool)
+    source, target = np.asarray(source), np.asarray(target)
+    gains = _gains_of_curves(layout, source, target, more.shape[1:], more.__getitem__)
+    gains[~_fits(layout, source, target, more)] = -IMPOSSIBLE
+    return gains
+
+
+def _gains_of_curves(
+    layout: Layout,
+    source: Ints,
+    target: Ints,
+    shape: tuple[int, ...],
+    more: Callable[[Resource], Floats],
+) -> Floats:
+    """What curves and guards fall by; `more` says how much of a resource goes."""
+    gain = np.zeros(shape)
+    for resource in sorted({standing.curve.resource for standing in layout.standings}):
+        shifted = more(resource)
+        for standing in layout.standings:
+            if standing.curve.resource == resource:
+                here = standing.rise(-shifted, source)
+                gain += standing.gain(here + standing.rise(shifted, target))
+    return gain
+
+
+def _fits(layout: Layout, source: Ints, target: Ints, more: Floats) -> Bools:
+    """Whether hosts have room when `more`, `(R, n)`, goes from one to another."""
+    fits = np.ones(more.shape[1:], bool)
     for resource in LIMITED:
         load, limit = layout.load[resource], layout.limits[resource]
         fits &= more[resource] <= limit[target] - load[target]
         fits &= more[resource] >= load[source] - limit[source]
-    if not (layout.is_up[source] and layout.is_up[target]):
-        fits &= np.abs(more[Resource.MEMORY]) <= layout.arrivals_bytes + SLACK
+    if not layout.is_up.all():
+        few = np.abs(more[Resource.MEMORY]) <= layout.arrivals_bytes + SLACK
+        fits &= few | (layout.is_up[source] & layout.is_up[target])
     if layout.switches:
         # Whether a host is used at all is not decided here.
         vms = layout.load[Resource.VMS]
         fits &= (vms[source] - more[Resource.VMS] > 0.5) == (vms[source] > 0.5)
         fits &= (vms[target] + more[Resource.VMS] > 0.5) == (vms[target] > 0.5)
-    for standing in layout.standings:
-        shifted = more[standing.curve.resource]
-        here = standing.rise(-shifted, np.array(source))
-        gain += standing.gain(here + standing.rise(shifted, np.array(target)))
-    gain[~fits] = -IMPOSSIBLE
-    return gain
+    return fits
 
 
 def most_from_shifting(layout: Layout, one: Ints | int, other: Ints | int) -> Floats:
@@ -168,81 +311,3 @@ def _savings(layout: Layout) -> Floats:
             price = linear.matrix[kind]
             saving += amount[:, [kind]] * np.maximum(price[:, None] - price, 0.0)
     return saving
-
-
-def _may_go(layout: Layout, units: Ints, source: int, target: int) -> Bools:
-    """Whether each of `units`, all on `source`, could be on `target`; room and groups aside."""
-    problem, candidates = layout.problem, layout.problem.candidates
-    kind = candidates.kind[units]
-    may = candidates.allowed[kind, target]
-    may &= candidates.largest_bytes[units] <= candidates.guest_bytes[target]
-    may |= problem.start[units] == target
-    may &= candidates.broken[kind, target] <= candidates.broken[kind, source]
-    return np.asarray(may & problem.movable[units] & ~problem.drains[target], bool)
-
-
-def _prices_of_going(layout: Layout, units: Ints, source: int, target: int) -> Floats:
-    """What linear terms rise by when each of `units` goes from `source` to `target`."""
-    rise = np.zeros(len(units))
-    for factor, linear in layout.linears:
-        rise -= factor * linear.fall(units, source, target, layout.problem.start)
-    return rise
-
-
-def _best(gains: Floats) -> list[int]:
-    """The few exchanges that gain most, best first, if any gains anything."""
-    flat = gains.ravel()
-    paying = np.flatnonzero(flat > LEAST_GAIN)
-    if len(paying) > TRIED:
-        paying = paying[np.argpartition(-flat[paying], TRIED)[:TRIED]]
-    return list(paying[np.argsort(-flat[paying], kind="stable")].tolist())
-
-
-class _Side:
-    """What one of two hosts could give to the other."""
-
-    def __init__(
-        self, layout: Layout, source: int, target: int, budget: Budget, only: Bools | None
-    ) -> None:
-        problem = layout.problem
-        units = movable_on(layout, source)
-        if only is not None:
-            units = units[only[units]]
-        self.units = units[_may_go(layout, units, source, target)]
-        self.price = _prices_of_going(layout, self.units, source, target)
-        self.needs = problem.needs[:, self.units]
-        start = problem.start[self.units]
-        self.away = (start != target).astype(np.intp) - (start != source)
-        if budget.exempt is not None:
-            self.away[budget.exempt[self.units]] = 0
-        cheapest = np.sort(self.price)[:2]
-        self.best_refund = float(np.minimum(cheapest, 0.0).sum())
-        """What prices fall by at most, as a negative number."""
-
-    def offer(self, price_limit: float) -> _Offer:
-        """All sets of up to two units, or, of too many, the cheapest; none above the limit."""
-        lowest = min(0.0, float(self.price.min(initial=0.0)))
-        single = np.flatnonzero(self.price + lowest < price_limit)
-        if len(single) > UNITS_AT_MOST:
-            single = single[np.argsort(self.price[single], kind="stable")[:UNITS_AT_MOST]]
-        first, second = _PAIRS[len(single)]
-        first, second = single[first], single[second]
-        price = self.price
-        affordable = price[first] + price[second] < price_limit
-        first, second = first[affordable], second[affordable]
-        units, needs, away = self.units, self.needs, self.away
-        none = np.full(1 + len(single), -1, np.intp)
-        return _Offer(
-            first=np.concatenate([none[:1], units[single], units[first]]),
-            second=np.concatenate([none, units[second]]),
-            needs=np.concatenate(
-                [np.zeros((len(needs), 1)), needs[:, single], needs[:, first] + needs[:, second]],
-                axis=1,
-            ),
-            price=np.concatenate([[0.0], price[single], price[first] + price[second]]),
-            away=np.concatenate([[0], away[single], away[first] + away[second]]),
-        )
-
-
-_PAIRS = [np.triu_indices(count, 1) for count in range(UNITS_AT_MOST + 1)]
-"""Indices of all pairs among so many units."""

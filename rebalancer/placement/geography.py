@@ -6,13 +6,15 @@ Where a VM may be at all is not decided here: that is what the rules fence and b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
-from rebalancer.cluster.inventory import Host, Link, Site
+from rebalancer.cluster.inventory import Host
 from rebalancer.cluster.policy import GeographyCriterion, GeographyGoal
 from rebalancer.cluster.power import idle_watts, max_watts
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.placement.arrays import Floats, Ints
 from rebalancer.placement.movement import bytes_sent, mean_nic
 from rebalancer.placement.prices import Linear, everywhere
@@ -48,38 +50,34 @@ def latency(problem: PlacementProblem, goal: GeographyGoal) -> Iterator[Linear]:
         for site in problem.snapshot.sites
         if site.name == users or users in site.latency_seconds
     }
-    worth = _by_host(problem, known)
-    if worth is not None:
-        yield everywhere(
-            problem, "geography", _shares(problem, goal, Resource.VMS), goal.weight * worth
-        )
+    if (worth := _by_host(problem, known)) is not None:
+        shares = _shares(problem, goal, Resource.VMS)
+        yield everywhere(problem, "geography", shares, goal.weight * worth.of_host)
 
 
 def energy(problem: PlacementProblem, goal: GeographyGoal) -> Iterator[Linear]:
     """Run where energy is cheap or clean, and go there only if that pays for the way in time.
 
     Σ_v kWh[v]·rate[site of v] + Σ over moved v of GiB[v]·toll[way], in what a mean host uses at
-    the worst site. kWh[v] is what v makes a mean host draw over the pay-back time: its cores
-    times (max watts - idle watts) per core; rate is the mean over that time from the snapshot
-    on, of the hourly table if a site has one; the toll is what a GiB over the links between the
-    sites costs. So a VM moves if (rate here - rate there)·kWh[v] exceeds GiB[v]·toll. A site
-    whose rate is unknown is as bad as the worst one.
+    the worst site, counted from the best one where a price is negative. kWh[v] is what v makes a
+    mean host draw over the pay-back time: its cores times (max watts - idle watts) per core;
+    rate is the mean over that time from the snapshot on, of the hourly table if a site has one;
+    the toll is what a GiB over the links between the sites costs. So a VM moves if
+    (rate here - rate there)·kWh[v] exceeds GiB[v]·toll. A site whose rate is unknown is as bad
+    as the worst one.
     """
     rates = {
         site.name: rate
         for site in problem.snapshot.sites
         if (rate := expected_rate(site, goal, problem.snapshot.taken_at)) is not None
     }
-    worth = _by_host(problem, rates)
-    if worth is None:
+    if (worth := _by_host(problem, rates)) is None:
         return
-    yield everywhere(
-        problem, "geography", _shares(problem, goal, Resource.CORES), goal.weight * worth
-    )
+    shares = _shares(problem, goal, Resource.CORES)
+    yield everywhere(problem, "geography", shares, goal.weight * worth.of_host)
     mean_cores = _mean_need(problem, Resource.CORES)
     host_kwh = mean_cores * _watts_per_core(problem) / 1000 * goal.payback_seconds / HOUR_SECONDS
-    host_cost = host_kwh * max(rates[site] for site in _sites_of(problem) if site in rates)
-    yield from _tolls(problem, goal, goal.weight / max(1e-12, host_cost))
+    yield from _tolls(problem, goal, goal.weight / max(1e-12, host_kwh * worth.unit))
 
 
 def wan_cost(problem: PlacementProblem, goal: GeographyGoal) -> Iterator[Linear]:
@@ -121,13 +119,31 @@ def _sites_of(problem: PlacementProblem) -> list[str]:
     return [problem.snapshot.host_by_id[host].site or "" for host in problem.host_ids]
 
 
-def _by_host(problem: PlacementProblem, known: dict[str, float]) -> Floats | None:
-    """What each host's site is worth, `(H,)`, the worst one 1; `None` if that says nothing."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Worth:
+    """How bad it is to be on each host for what is known of its site."""
+
+    of_host: Floats
+    """`(H,)`, 1 at the worst site."""
+    unit: float
+    """What 1 is, in the unit of what is known."""
+
+
+def _by_host(problem: PlacementProblem, known: dict[str, float]) -> _Worth | None:
+    """Say how bad each host's site is; `None` if what is known says nothing.
+
+    Every VM is somewhere, so it is all the same what is counted from: 0, or the best site where
+    that is below, as energy has a negative price when nobody wants it.
+    """
     sites = _sites_of(problem)
-    worst = max((known[site] for site in sites if site in known), default=0.0)
-    if worst <= 0:
+    there = [known[site] for site in sites if site in known]
+    best, worst = min(there, default=0.0), max(there, default=0.0)
+    zero = min(0.0, best)
+    unit = worst - zero
+    if unit <= 0:
         return None
-    return np.array([known.get(site, worst) for site in sites]) / worst
+    bad = np.array([known.get(site, worst) for site in sites])
+    return _Worth(of_host=(bad - zero) / unit, unit=unit)
 
 
 def _shares(problem: PlacementProblem, goal: GeographyGoal, resource: Resource) -> Floats:

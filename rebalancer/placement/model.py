@@ -8,42 +8,15 @@ looks at every coefficient in Python, took longer than solving.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import highspy
 import numpy as np
-import pulp
 
 from rebalancer.errors import SolverError
 from rebalancer.placement.arrays import Bools, Floats, Ints
-
-
-def _hear_the_greeting() -> None:
-    """Make a first solver where nobody reads, since from 1.16 on HiGHS prints its banner then.
-
-    It does so once for each process, on standard output and before it could be told to be quiet;
-    there it would stand in front of a plan's JSON. Imports come before threads do, so that
-    nothing else can be written in the meantime.
-    """
-    try:
-        kept = os.dup(1)
-    except OSError:  # whoever started us has closed it: it can be read by nobody
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    solver: Any = highspy.Highs
-    try:
-        os.dup2(nowhere, 1)
-        solver()
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
-_hear_the_greeting()
+from rebalancer.placement.solver_library import highspy, pulp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

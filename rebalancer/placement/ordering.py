@@ -77,11 +77,21 @@ def _loses_too_much(problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, s
 
 
 def _is_allowed(problem: PlacementProblem, before: Ints, x: Ints) -> bool:
-    """Whether no host holds more than it may, or than it did under `before`."""
+    """Whether no host holds more than it may, or than it did under `before`, nor any domain."""
     limits = np.maximum(problem.limits(problem.start), problem.limits(before)) + 1e-6
     pools = problem.pools
     most = np.maximum(pools.limits(problem.start), pools.limits(before)) + 1e-6
-    return pools.keeps(x, most) and bool((problem.load(x)[: len(LIMITED)] <= limits).all())
+    fits = bool((problem.load(x)[: len(LIMITED)] <= limits).all())
+    return fits and pools.keeps(x, most) and _keeps_apart(problem, x)
+
+
+def _keeps_apart(problem: PlacementProblem, x: Ints) -> bool:
+    """Whether no domain holds more of a group than it may, or than it did at the start."""
+    return all(
+        (group.counts(x) <= np.maximum(group.counts(problem.start), group.at_most)).all()
+        for group in problem.spreads
+        if group.hard
+    )
 
 
 def _walk(problem: PlacementProblem, x: Ints) -> Ints:

@@ -3,9 +3,11 @@
 Two questions, one after the other:
 
 1. Which hosts to empty is a small integer program over hosts, not VMs: see `awake`.
-2. `empty_hosts`: where their VMs go. Host by host, cheapest first, each VM to the host in use
-   whose free room has most nearly the same shape as its needs (the alignment of Grandl et al.,
-   "Multi-Resource Packing for Cluster Schedulers", SIGCOMM 2014, doi:10.1145/2619239.2626334).
+2. `empty_hosts`: where their VMs go. Host by host, each VM to the host in use whose free room has
+   most nearly the same shape as its needs (the alignment of Grandl et al., "Multi-Resource
+   Packing for Cluster Schedulers", SIGCOMM 2014, doi:10.1145/2619239.2626334). First the host
+   that gains most; where not all of them can be emptied in that order, also first the one whose
+   VMs are hardest to place, while room still comes in large pieces.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rebalancer.placement.arrays import Ints
+from rebalancer.placement.arrays import Floats, Ints
 from rebalancer.placement.awake import Emptying, choose, emptying_of, prices_of, prices_of_moving
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.layout import IMPOSSIBLE, Layout, Scale
@@ -34,17 +36,18 @@ def pack(problem: PlacementProblem, scale: Scale, x: Ints, budget: Budget) -> In
     """Empty the hosts that are best emptied, beginning at `x`; never worse than that.
 
     Each VM goes where moving it costs least; where not all that was chosen can be emptied in
-    that way, wherever it fits best.
+    that way, also the hardest to place first, and at last wherever they fit best.
     """
     layout = Layout(problem, x, scale)
     emptying = _emptying(layout, budget)
     chosen = choose(layout, emptying, budget)
-    order = emptying.order[chosen[emptying.order]].tolist()
+    best_first = emptying.order[chosen[emptying.order]].tolist()
+    hardest_first = hardest_to_empty_first(layout, best_first)
     found: list[Ints] = []
-    for anywhere in (False, True):
+    for order, anywhere in ((best_first, False), (hardest_first, False), (hardest_first, True)):
         packed, is_complete = _packed(problem, scale, x, order, budget, anywhere=anywhere)
         if not is_restartable(problem, packed):
-            packed = _fewer(problem, scale, x, order, budget, anywhere=anywhere)
+            packed = _fewer(problem, scale, x, best_first, budget, anywhere=anywhere)
         found.append(packed)
         if is_complete or budget.is_spent:
             break
@@ -94,6 +97,25 @@ def _fewer(
         else:
             high = middle - 1
     return best
+
+
+def hardest_to_empty_first(layout: Layout, hosts: Sequence[int]) -> list[int]:
+    """The hosts in the order of the largest unit of each, as in first fit decreasing.
+
+    Large ones need room in large pieces, which small ones break up. How large a unit is says
+    what it needs most of what is scarce: max_r w[r]·need[r], w[r] being the share that all
+    units need of all there is of r, over what a mean host has.
+    """
+    problem, limited = layout.problem, len(LIMITED)
+    needs, room = problem.needs[:limited], problem.capacity[:, problem.receives]
+    scarcity = needs.sum(axis=1) / np.maximum(room.sum(axis=1), TINY)
+    mean = np.maximum(problem.size[:limited].mean(axis=1), TINY)
+    large: Floats = ((scarcity / mean)[:, None] * needs).max(axis=0)
+
+    def largest(host: int) -> float:
+        return float(large[list(layout.members[host])].max(initial=0.0))
+
+    return sorted(hosts, key=largest, reverse=True)
 
 
 def _emptying(layout: Layout, budget: Budget) -> Emptying:

@@ -33,7 +33,7 @@ class Linear:
         prices = self.factor * self.matrix[self.kind, x]
         return np.where(x == start, 0.0, prices) if self.when_moved else prices
 
-    def fall(self, units: Ints, here: Ints | int, there: int, start: Ints) -> Floats:
+    def fall(self, units: Ints, here: Ints | int, there: Ints | int, start: Ints) -> Floats:
         """By how much the price falls when each of `units` goes from `here` to `there`."""
         kind = self.kind[units]
         now = self.factor[units] * self.matrix[kind, here]

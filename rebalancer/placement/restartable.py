@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rebalancer.cluster.policy import PowerGoal
-from rebalancer.cluster.restart import stranded
+from rebalancer.cluster.restart import counted_on, stranded
 from rebalancer.placement.arrays import Ints
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.layout import Layout, Scale
@@ -84,11 +83,11 @@ def missing_bytes(problem: PlacementProblem, x: Ints) -> float:
         host = problem.host_ids[column]
         if host in guests:
             guests[host].update({v.id: v.memory_bytes for v in problem.units[unit] if v.is_active})
-    may_sleep = any(isinstance(goal, PowerGoal) for goal in problem.policy.goals)
     free: dict[str, float] = {
         host: float(problem.capacity[Resource.MEMORY, column] - load[column])
         for column, host in enumerate(problem.host_ids)
-        if up[column] and (guests[host] or not may_sleep)
+        if up[column]
     }
+    free = counted_on(free, {host for host in guests if guests[host]}, problem.policy)
     failures = problem.policy.headroom.host_failures
     return sum(each.missing_bytes for each in stranded(free, guests, failures))

@@ -26,6 +26,9 @@ SETS_TRIED = 200
 """Sets of VMs that are tried for a host."""
 SAME = 1e-9
 """Gains closer than this are equal."""
+TO_SPARE = 0.01
+"""Of a host's cores: what it is relieved to have left, if that can be had. Use goes on changing
+while VMs move, and a host that is brought down to what it has is mostly short again at once."""
 
 
 def shortage_of(tiers: Sequence[Tier]) -> Band | None:
@@ -47,9 +50,21 @@ def relieve_shortage(layout: Layout, band: Band, budget: Budget) -> None:
 
 def _cheapest_relief(layout: Layout, band: Band, host: int, budget: Budget) -> Ints:
     """The placement after the cheapest set of units has left the host; as it is if none can."""
+    spare = -TO_SPARE * layout.problem.size[band.rows, host]
+    for slack in (spare, 0.0):
+        found = _cheapest_within(layout, band, host, budget, slack)
+        if (found != layout.x).any():
+            return found
+    return layout.x.copy()
+
+
+def _cheapest_within(
+    layout: Layout, band: Band, host: int, budget: Budget, slack: Floats | float
+) -> Ints:
+    """The same with so much `slack`, which is what the host may stay above the band."""
     before, best, least = layout.x.copy(), layout.x.copy(), np.inf
     units, price = could_leave(layout, host)
-    for chosen in islice(covers(layout, band, host, units, price), SETS_TRIED):
+    for chosen in islice(covers(layout, band, host, units, price, slack), SETS_TRIED):
         if budget.is_spent or float(price[chosen].sum()) >= least - SAME:
             break
         cost = _place(layout, band, host, units[chosen])

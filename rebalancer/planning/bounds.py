@@ -10,7 +10,7 @@ from functools import partial
 from itertools import accumulate
 
 from rebalancer.cluster.policy import Limits
-from rebalancer.planning.jobs import Job, by_lane, heads_of, tails_of
+from rebalancer.planning.jobs import Job, by_lane
 from rebalancer.planning.network import Lane
 
 ROUNDING = 1e-6
@@ -31,9 +31,9 @@ def lower_bound_seconds(jobs: Sequence[Job], limits: Limits) -> float:
     """
     if not jobs:
         return 0.0
-    tails = tails_of(jobs)
+    tails = tails_of(jobs, limits)
     chains = _Chains(
-        heads=heads_of(jobs),
+        heads=_heads_of(jobs, limits),
         rests=tuple(tail - job.seconds for tail, job in zip(tails, jobs, strict=True)),
     )
     outward: dict[str, list[Job]] = defaultdict(list)
@@ -48,6 +48,45 @@ def lower_bound_seconds(jobs: Sequence[Job], limits: Limits) -> float:
         *((users, partial(_lane_needed, lane, limits)) for lane, users in by_lane(jobs).items()),
     ]
     return max(max(tails), *(chains.around(members, needed) for members, needed in groups))
+
+
+def tails_of(jobs: Sequence[Job], limits: Limits) -> tuple[float, ...]:
+    """Seconds that pass at least from the start of each job to the end of all that waits for it.
+
+    The longest chain; and where several jobs that wait for it share a lane, what that lane
+    needs for them, and the shortest of what waits for one of these.
+    """
+    behind: list[list[Job]] = [[] for _ in jobs]
+    for job in jobs:
+        for other in job.ordered.depends_on:
+            behind[other].append(job)
+    rests = [0.0] * len(jobs)
+    # Every job comes after what it depends on, so one walk backwards will do.
+    for job in reversed(jobs):
+        rests[job.position] = _around(behind[job.position], rests, limits)
+    return tuple(job.seconds + rest for job, rest in zip(jobs, rests, strict=True))
+
+
+def _heads_of(jobs: Sequence[Job], limits: Limits) -> tuple[float, ...]:
+    """Seconds from the start of everything to the earliest start of each job, likewise."""
+    heads = [0.0] * len(jobs)
+    for job in jobs:
+        before = [jobs[other] for other in job.ordered.depends_on]
+        heads[job.position] = _around(before, heads, limits)
+    return tuple(heads)
+
+
+def _around(members: Sequence[Job], beyond: Sequence[float], limits: Limits) -> float:
+    """The least time that jobs take of which each has so much before it, or behind it."""
+    if not members:
+        return 0.0
+    longest = max(beyond[job.position] + job.seconds for job in members)
+    shared = (
+        min(beyond[job.position] for job in users) + _lane_needed(lane, limits, users)
+        for lane, users in by_lane(members).items()
+        if len(users) > 1
+    )
+    return max(longest, *shared, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,43 +5,32 @@ seconds that its bytes take at the granted rate, and y what the job took without
 
     y = setup + x / efficiency
 
-is fitted by the medians of slopes and of residuals (Theil 1950, Sen 1968), which a few jobs that
-were held up do not move. A pair of hosts is drawn towards the cluster, and the cluster towards
-what is assumed without a past, as if that were `PRIOR_WEIGHT` migrations more.
+is fitted by medians (`fitting`), which a few jobs that were held up do not move. A pair of hosts
+is drawn towards the cluster, and the cluster towards what is assumed without a past.
 
-Bands are the 90 % quantile of measured / predicted, predicted anew with what was just learned
-(split conformal prediction: Vovk et al. 2005; n + 1 instead of n, so that few migrations give
-wide bands).
+Bands are the 90 % quantile of measured / predicted, predicted anew with what was just learned.
+What takes its time beside memory (cold moves, local disks) is `part_calibration`'s.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-import numpy as np
-
 from rebalancer.cluster.inventory import HostId, Mode
 from rebalancer.cluster.plan import Migration, MigrationState, Outcome
-from rebalancer.planning.habits import ASSUMED, FEW_ROUNDS, Calibration, Habits, Safety
+from rebalancer.planning.fitting import LEAST_FOR_BAND, drawn, safety, slope, within
+from rebalancer.planning.habits import ASSUMED, FEW_ROUNDS, Calibration, Habits
+from rebalancer.planning.part_calibration import learned_parts
+from rebalancer.planning.safety import Safety
 
-PRIOR_WEIGHT = 5.0
-"""So many migrations count as much as what is assumed before any was seen."""
 NEWEST = 400
 """Older ones say little about hosts that were changed since."""
-LEAST_SPREAD_SECONDS = 1.0
-"""Two migrations whose bytes take nearly the same time say nothing about a slope."""
-LEAST_SLOPES = 10
-BAND_RATIO = 0.9
-LEAST_FOR_BAND = 10
-"""The 90 % quantile of fewer is beyond the largest of them."""
 SETUP_SECONDS_RANGE = 0.2, 120.0
 SWITCHOVER_SECONDS_RANGE = 0.02, 5.0
 EFFICIENCY_RANGE = 0.2, 1.05
-SAFETY_RANGE = 1.1, 10.0
 _COPYING = frozenset({Mode.LIVE, Mode.AUTO_CONVERGE, Mode.SUSPEND})
 
 type Past = tuple[Migration, Outcome]
@@ -70,11 +59,15 @@ class _Sample:
         return self.seconds - self.downtime_seconds
 
 
-def calibrate(past: Iterable[Past]) -> Calibration:
-    """Learn from finished migrations, the newest first."""
+def calibrate(past: Iterable[Past], in_parts: Iterable[Past] = ()) -> Calibration:
+    """Learn from migrations that completed, the newest first.
+
+    And from those, which may be others, of which parts were measured for themselves.
+    """
+    parts = learned_parts(in_parts)
     samples = [s for each in past if (s := _sample(*each)) is not None][:NEWEST]
     if not samples:
-        return Calibration()
+        return Calibration(parts=parts)
     everywhere = _learned(samples, ASSUMED)
     pairs: dict[tuple[HostId, HostId], list[_Sample]] = defaultdict(list)
     for sample in samples:
@@ -82,6 +75,7 @@ def calibrate(past: Iterable[Past]) -> Calibration:
     return Calibration(
         everywhere=everywhere,
         pairs={pair: _learned(own, everywhere) for pair, own in pairs.items()},
+        parts=parts,
     )
 
 
@@ -110,16 +104,20 @@ def _sample(migration: Migration, outcome: Outcome) -> _Sample | None:
 
 
 def _learned(samples: Sequence[_Sample], prior: Habits) -> Habits:
-    slope = _slope(samples, 1 / prior.efficiency_ratio)
-    efficiency = _within(1 / slope, EFFICIENCY_RANGE)
+    per_ideal_second = slope(
+        [s.ideal_seconds for s in samples],
+        [s.job_seconds for s in samples],
+        1 / prior.efficiency_ratio,
+    )
+    efficiency = within(1 / max(per_ideal_second, 1 / EFFICIENCY_RANGE[1]), EFFICIENCY_RANGE)
     rests = [s.job_seconds - s.ideal_seconds / efficiency for s in samples]
-    setup = _drawn(median(rests), len(samples), prior.setup_seconds)
+    setup = drawn(median(rests), len(samples), prior.setup_seconds)
     pauses = [s.downtime_seconds - s.predicted_rest_seconds for s in samples]
-    switchover = _drawn(median(pauses), len(samples), prior.switchover_seconds)
+    switchover = drawn(median(pauses), len(samples), prior.switchover_seconds)
     habits = replace(
         prior,
-        setup_seconds=_within(setup, SETUP_SECONDS_RANGE),
-        switchover_seconds=_within(switchover, SWITCHOVER_SECONDS_RANGE),
+        setup_seconds=within(setup, SETUP_SECONDS_RANGE),
+        switchover_seconds=within(switchover, SWITCHOVER_SECONDS_RANGE),
         efficiency_ratio=efficiency,
         migrations=len(samples),
     )
@@ -132,38 +130,20 @@ def _learned(samples: Sequence[_Sample], prior: Habits) -> Habits:
     )
 
 
-def _slope(samples: Sequence[_Sample], prior: float) -> float:
-    """Seconds for each ideal second: the median over pairs of migrations that differ enough."""
-    x = np.array([s.ideal_seconds for s in samples])
-    y = np.array([s.job_seconds for s in samples])
-    first, second = np.triu_indices(len(samples), 1)
-    apart = np.abs(x[first] - x[second]) >= LEAST_SPREAD_SECONDS
-    first, second = first[apart], second[apart]
-    if len(first) < LEAST_SLOPES:
-        return prior
-    slope = float(np.median((y[first] - y[second]) / (x[first] - x[second])))
-    return max(_drawn(slope, len(samples), prior), 1 / EFFICIENCY_RANGE[1])
-
-
-def _drawn(value: float, count: int, prior: float) -> float:
-    """A value that `count` migrations say, drawn towards what was believed before."""
-    return (count * value + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
-
-
 def _safety(samples: Sequence[_Sample], habits: Habits, prior: Safety) -> Safety:
     """Bands that nine of ten of these migrations were within; never narrower on a hunch."""
     if not samples:
         return prior
     times = [s.seconds / _predicted_anew(s, habits) for s in samples]
     pauses = [s.downtime_seconds / _pause_planned_for(s, habits) for s in samples]
-    time = _quantile(times, max(prior.transfer_ratio, prior.setup_ratio))
+    time = safety(times, max(prior.transfer_ratio, prior.setup_ratio))
     # How long QEMU may pause the guest is derived from this ratio, so it never shrinks: the
     # pauses that were measured kept to a limit that was set with it.
-    pause = max(prior.downtime_ratio, _quantile(pauses, prior.downtime_ratio))
+    pause = max(prior.downtime_ratio, safety(pauses, prior.downtime_ratio))
     if len(samples) < LEAST_FOR_BAND:
         return Safety(
             setup_ratio=max(prior.setup_ratio, time),
-            transfer_ratio=max(prior.transfer_ratio, _quantile(times, prior.transfer_ratio)),
+            transfer_ratio=max(prior.transfer_ratio, safety(times, prior.transfer_ratio)),
             downtime_ratio=pause,
         )
     return Safety(setup_ratio=time, transfer_ratio=time, downtime_ratio=pause)
@@ -183,15 +163,3 @@ def _pause_planned_for(sample: _Sample, habits: Habits) -> float:
         else sample.max_downtime_seconds
     )
     return rest + habits.switchover_seconds
-
-
-def _quantile(ratios: Sequence[float], prior: float) -> float:
-    """The ⌈0.9·(n + 1)⌉-th smallest; of too few the largest, if it is more than was believed."""
-    if len(ratios) < LEAST_FOR_BAND:
-        return _within(max(prior, *ratios), SAFETY_RANGE)
-    place = min(len(ratios), math.ceil(BAND_RATIO * (len(ratios) + 1)))
-    return _within(sorted(ratios)[place - 1], SAFETY_RANGE)
-
-
-def _within(value: float, bounds: tuple[float, float]) -> float:
-    return min(max(value, bounds[0]), bounds[1])

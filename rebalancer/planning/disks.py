@@ -17,9 +17,10 @@ import math
 from dataclasses import dataclass, replace
 
 from rebalancer.cluster.inventory import Mode, Vm, VmState
-from rebalancer.cluster.plan import Confidence
+from rebalancer.cluster.plan import Confidence, Part, PredictedPart
 from rebalancer.planning.cost import Estimate, Line
 from rebalancer.planning.network import whole_mib
+from rebalancer.planning.parts import ASSUMED_DISKS, DiskPace
 from rebalancer.planning.wording import MIB, in_bytes, in_bytes_per_second, in_seconds
 
 COPYING_MODES = frozenset({Mode.LIVE, Mode.AUTO_CONVERGE, Mode.SUSPEND})
@@ -55,6 +56,10 @@ class DiskCopy:
     """As QEMU counts them: the whole disks, and what was written meanwhile."""
     is_measured: bool
     """Whether the write rate is known."""
+    held_to_bytes_per_second: float | None = None
+    """What the target takes of all disks together, where that is less than what is granted."""
+    learned_from: int = 0
+    """So many copies to this target taught it."""
 
     @property
     def is_done_some_time(self) -> bool:
@@ -62,14 +67,22 @@ class DiskCopy:
         return math.isfinite(self.upper_seconds)
 
 
-def write_bytes_per_second(vm: Vm) -> float:
-    """What a VM writes to its local disks, assumed where nobody measured it."""
+def write_bytes_per_second(vm: Vm, pace: DiskPace = ASSUMED_DISKS) -> float:
+    """What a VM writes to its local disks, assumed where nobody measured it.
+
+    What it was seen to write while they were copied before raises what is assumed, and never
+    lowers it: it may have been a quiet hour.
+    """
     if vm.state is not VmState.RUNNING:
         return 0.0
     if vm.disk_write_bytes_per_second is not None:
         return vm.disk_write_bytes_per_second
-    share = DEFAULT_WRITE_SHARE_PER_SECOND * vm.local_disk_bytes
-    return min(DEFAULT_WRITE_BYTES_PER_SECOND, share)
+    return max(assumed_writes(vm.local_disk_bytes), pace.least_writes_bytes_per_second)
+
+
+def assumed_writes(size_bytes: float) -> float:
+    """Bytes a second that a guest is assumed to write to disks of so many bytes."""
+    return min(DEFAULT_WRITE_BYTES_PER_SECOND, DEFAULT_WRITE_SHARE_PER_SECOND * size_bytes)
 
 
 def bandwidth_of_each(bytes_per_second: float, disks: int) -> float:
@@ -77,18 +90,19 @@ def bandwidth_of_each(bytes_per_second: float, disks: int) -> float:
     return max(float(MIB), whole_mib(bytes_per_second / max(1, disks)))
 
 
-def copy_of(vm: Vm, line: Line) -> DiskCopy | None:
+def copy_of(vm: Vm, line: Line, pace: DiskPace = ASSUMED_DISKS) -> DiskCopy | None:
     """Predict the copy of a VM's local disks; `None` if it has none.
 
-    T = C/(r − w): C the size of the largest disk, r the bandwidth of each mirror, w what the
-    guest writes, all of it to that disk for the worst case.
+    T = C/(r − w): C the size of the largest disk, r the bandwidth of each mirror, or its share
+    of what the target takes (`pace`) where that is less, w what the guest writes, all of it to
+    that disk for the worst case.
     """
     if not vm.local_disks:
         return None
-    writes = write_bytes_per_second(vm)
+    writes = write_bytes_per_second(vm, pace)
     sizes = [disk.capacity_bytes for disk in vm.local_disks]
-    granted = bandwidth_of_each(line.bytes_per_second, len(sizes))
-    rate = granted * line.habits.efficiency_ratio
+    granted = bandwidth_of_each(line.bytes_per_second, len(sizes)) * line.habits.efficiency_ratio
+    rate = min(granted, pace.most_bytes_per_second / len(sizes))
     seconds = _seconds(max(sizes), rate, writes)
     return DiskCopy(
         seconds=seconds,
@@ -96,6 +110,8 @@ def copy_of(vm: Vm, line: Line) -> DiskCopy | None:
         setup_seconds=FILE_SECONDS * len(sizes),
         sent_bytes=sum(sizes) + writes * (seconds if math.isfinite(seconds) else 0.0),
         is_measured=vm.disk_write_bytes_per_second is not None,
+        held_to_bytes_per_second=pace.most_bytes_per_second if rate < granted else None,
+        learned_from=pace.learned_from,
     )
 
 
@@ -118,34 +134,48 @@ def with_disks(memory: Estimate, copied: DiskCopy, line: Line) -> Estimate:
         transfer_bytes=copied.sent_bytes + memory.transfer_bytes,
         confidence=memory.confidence if copied.is_measured else Confidence.LOW,
         stall_seconds=expected + memory.stall_seconds,
+        parts=(
+            PredictedPart(
+                part=Part.DISKS,
+                # It is measured from the request, as the start of the target is.
+                seconds=line.habits.setup_seconds + expected,
+                upper_seconds=safety.setup_ratio * line.habits.setup_seconds + upper,
+                ideal_seconds=copied.seconds,
+                learned_from=copied.learned_from,
+            ),
+        ),
     )
 
 
-def why_they_stay(vm: Vm, line: Line, mode: Mode) -> str:
+def why_they_stay(vm: Vm, line: Line, mode: Mode, pace: DiskPace = ASSUMED_DISKS) -> str:
     """Why the local disks of a VM would not come along in this mode; empty if they would."""
     if not vm.local_disks:
         return ""
     if mode not in COPYING_MODES:
         return "its local disks are copied only while it runs on where it is"
-    copied = copy_of(vm, line)
+    copied = copy_of(vm, line, pace)
     if copied is None or copied.is_done_some_time:
         return ""
+    rate = copied.held_to_bytes_per_second or line.bytes_per_second
     return (
-        f"it writes {in_bytes_per_second(write_bytes_per_second(vm))} to its local disks, "
-        f"too much for a copy at {in_bytes_per_second(line.bytes_per_second)} to catch up"
+        f"it writes {in_bytes_per_second(write_bytes_per_second(vm, pace))} to its local disks, "
+        f"too much for a copy at {in_bytes_per_second(rate)} to catch up"
     )
 
 
-def told_first(vm: Vm, line: Line) -> str:
+def told_first(vm: Vm, line: Line, pace: DiskPace = ASSUMED_DISKS) -> str:
     """The beginning of a sentence about a migration: what is copied before the memory."""
-    copied = copy_of(vm, line)
+    copied = copy_of(vm, line, pace)
     if copied is None:
         return ""
     count = len(vm.local_disks)
     what = f"its local disk {vm.local_disks[0].target}" if count == 1 else f"{count} local disks"
     assumed = "" if copied.is_measured else " (assumed)"
-    writes = in_bytes_per_second(write_bytes_per_second(vm))
+    writes = in_bytes_per_second(write_bytes_per_second(vm, pace))
+    held = copied.held_to_bytes_per_second
+    slow = f" (no copy there went faster than {in_bytes_per_second(held)})" if held else ""
     return (
         f"{what}, {in_bytes(vm.local_disk_bytes)}, written at {writes}{assumed}, "
-        f"{'is' if count == 1 else 'are'} copied first, in about {in_seconds(copied.seconds)}; "
+        f"{'is' if count == 1 else 'are'} copied first, in about "
+        f"{in_seconds(copied.seconds)}{slow}; "
     )

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rebalancer.cluster.inventory import HostId
+from rebalancer.planning.parts import UNLEARNED, PartHabits
+from rebalancer.planning.safety import Safety
 
 SETUP_SECONDS = 1.3
 """Start of QEMU on the target, connection, begin of the job: no bytes flow meanwhile.
@@ -21,23 +23,9 @@ longer than their bytes (libvirt 9.0, QEMU 7.2)."""
 SWITCHOVER_SECONDS = 0.1
 """Device state, start of the CPUs on the target, announcement of the address: 50 to 150 ms."""
 
-TIME_SAFETY = 1.3
-DOWNTIME_SAFETY = 1.5
-SETUP_SAFETY = 2.0
-"""Starting a process takes twice as long on a busy host; bytes on a capped link do not."""
-
 FEW_ROUNDS = 6
 """Guests that pre-copy is done with in so many rounds are calm; predictions for the others are
 less certain, as each round builds on the one before."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Safety:
-    """How much longer than predicted something may take: the end of the band."""
-
-    setup_ratio: float = SETUP_SAFETY
-    transfer_ratio: float = TIME_SAFETY
-    downtime_ratio: float = DOWNTIME_SAFETY
 
 
 _ASSUMED_SAFETY = Safety()
@@ -82,6 +70,8 @@ class Calibration:
 
     everywhere: Habits = ASSUMED
     pairs: Mapping[tuple[HostId, HostId], Habits] = field(default_factory=dict)
+    parts: PartHabits = UNLEARNED
+    """What takes its time beside memory: cold moves, local disks."""
 
     def of(self, source: HostId, target: HostId) -> Habits:
         """The habits of one pair; those of the cluster where the pair has no past."""

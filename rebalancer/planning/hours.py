@@ -51,5 +51,17 @@ def not_in_hours(
     return found
 
 
+def seconds_until_open(
+    moves: Sequence[Ordered], permissions: MigrationPermissions, now: datetime
+) -> float:
+    """How long moves that wait for a window wait for it: 0 where one is open, or none does."""
+    if not any(permissions.keeps_to_windows(each.move.priority) for each in moves):
+        return 0.0
+    if span_at(permissions.windows, now) is not None:
+        return 0.0
+    coming = next_span(permissions.windows, now)
+    return (coming.opens_at - now).total_seconds() if coming else 0.0
+
+
 def _next_minute(instant: datetime) -> datetime:
     return instant.replace(second=0, microsecond=0) + timedelta(minutes=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rebalancer.cluster.inventory import HostState, Snapshot
@@ -91,25 +91,6 @@ class Job:
         """What it could send at the bandwidth it is granted: all but the last bytes."""
         streaming = self.seconds - self.idle_seconds - self.fastest.downtime_seconds
         return max(0.0, streaming) * self.most
-
-
-def tails_of(jobs: Sequence[Job]) -> tuple[float, ...]:
-    """Seconds from the start of each job to the end of the longest chain behind it."""
-    tails = [job.seconds for job in jobs]
-    # Every job comes after what it depends on, so one walk backwards will do.
-    for job in reversed(jobs):
-        for other in job.ordered.depends_on:
-            tails[other] = max(tails[other], jobs[other].seconds + tails[job.position])
-    return tuple(tails)
-
-
-def heads_of(jobs: Sequence[Job]) -> tuple[float, ...]:
-    """Seconds from the start of everything to the earliest start of each job."""
-    heads = [0.0] * len(jobs)
-    for job in jobs:
-        for other in job.ordered.depends_on:
-            heads[job.position] = max(heads[job.position], heads[other] + jobs[other].seconds)
-    return tuple(heads)
 
 
 def by_lane(jobs: Iterable[Job]) -> Mapping[Lane, tuple[Job, ...]]:

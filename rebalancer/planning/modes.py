@@ -15,11 +15,11 @@ from functools import lru_cache
 
 from rebalancer.cluster.inventory import Mode, Vm, VmState
 from rebalancer.cluster.policy import MigrationPermissions
-from rebalancer.planning import cost, disks, saving
+from rebalancer.planning import cold, cost, disks, saving
 from rebalancer.planning.cost import Estimate
 from rebalancer.planning.guest import Guest, guest_of, more_active
-from rebalancer.planning.habits import DOWNTIME_SAFETY
 from rebalancer.planning.network import Path, whole_mib
+from rebalancer.planning.safety import DOWNTIME_SAFETY
 from rebalancer.planning.wording import MIB, in_bytes, in_bytes_per_second, in_seconds
 
 HOT_RATIO = 1.1
@@ -69,7 +69,8 @@ class Choice:
     def estimate(self, bytes_per_second: float) -> Estimate:
         """Predict the migration with so much bandwidth."""
         if self.saved_to:
-            return saving.saved(guest_of(self.vm), self.save_bytes_per_second)
+            paces = self.path.parts.of_saving(self.saved_to)
+            return saving.saved(guest_of(self.vm), self.save_bytes_per_second, paces)
         return _estimate(self.vm, self.path, self.mode, bytes_per_second, self.limit_seconds)
 
 
@@ -149,7 +150,8 @@ def _trials(vm: Vm, path: Path, permissions: MigrationPermissions) -> Iterator[_
         )
     if not vm.local_disks and (storage := saving.storage_for(vm, path, permissions)):
         limit = _limit_seconds(Mode.COLD, vm, permissions)
-        estimate = saving.saved(guest_of(vm), permissions.save_bytes_per_second)
+        paces = path.parts.of_saving(storage)
+        estimate = saving.saved(guest_of(vm), permissions.save_bytes_per_second, paces)
         yield _Trial(
             mode=Mode.COLD,
             estimate=estimate,
@@ -195,10 +197,11 @@ def _needs(
 
 def _hopeless(vm: Vm, path: Path, mode: Mode, estimate: Estimate, limit: float) -> str | None:
     """What keeps the mode from working however much is permitted."""
-    if stays := disks.why_they_stay(vm, path.line(path.bytes_per_second), mode):
+    line, pace = path.line(path.bytes_per_second), path.parts.of_disks(vm, path.target.id)
+    if stays := disks.why_they_stay(vm, line, mode, pace):
         return stays
     if mode in (Mode.LIVE, Mode.AUTO_CONVERGE):
-        if cost.max_downtime_for(limit, path.line(path.bytes_per_second)) <= 0:
+        if cost.max_downtime_for(limit, line) <= 0:
             return f"the switch-over alone takes longer than {in_seconds(limit)}"
         if not estimate.converges:
             return _does_not_converge(vm, path, mode, limit)
@@ -219,13 +222,14 @@ def _does_not_converge(vm: Vm, path: Path, mode: Mode, limit: float) -> str:
     floor = cost.downtime_floor_seconds(guest, line, cost.max_downtime_for(limit, line))
     slowed = " even at half its speed" if mode is Mode.AUTO_CONVERGE else ""
     return (
-        f"it {_writes(vm)}, so that with all of "
+        f"it {writes_text(vm)}, so that with all of "
         f"{in_bytes_per_second(path.bytes_per_second)} the pause would not get below "
         f"{in_seconds(floor)}{slowed}, {in_seconds(limit)} is allowed"
     )
 
 
-def _writes(vm: Vm) -> str:
+def writes_text(vm: Vm) -> str:
+    """Say how fast a VM writes to its memory, and where."""
     guest = guest_of(vm)
     assumed = " (assumed)" if vm.is_active and vm.dirty_bytes_per_second is None else ""
     return (
@@ -345,53 +349,11 @@ def _estimated(guest: Guest, line: cost.Line, mode: Mode, max_downtime_seconds: 
 
 def _estimate(vm: Vm, path: Path, mode: Mode, bytes_per_second: float, limit: float) -> Estimate:
     if mode is Mode.OFFLINE:
-        return cost.offline()
+        return cold.offline()
     if mode is Mode.COLD:
-        return cost.cold()
+        return cold.cold(vm.id, path.target.id, path.parts)
     line = path.line(bytes_per_second)
     downtime = _max_downtime(mode, limit, path, bytes_per_second)
     memory = _estimated(guest_of(vm), line, mode, downtime)
-    copied = disks.copy_of(vm, line)
+    copied = disks.copy_of(vm, line, path.parts.of_disks(vm, path.target.id))
     return memory if copied is None else disks.with_disks(memory, copied, line)
-
-
-def reason_for(choice: Choice, bytes_per_second: float) -> str:
-    """Say in one sentence with numbers why the VM is moved in this mode."""
-    estimate = choice.estimate(bytes_per_second)
-    if choice.mode is Mode.OFFLINE:
-        return f"it is {choice.vm.state}, so only its definition moves"
-    if choice.saved_to:
-        memory = in_bytes(guest_of(choice.vm).memory_bytes)
-        rate = in_bytes_per_second(choice.save_bytes_per_second)
-        return (
-            f"no milder mode will do: its memory, {memory}, is written to {choice.saved_to} and "
-            f"read back at {rate}, a pause of about {in_seconds(estimate.downtime_seconds)}; it "
-            "does not boot anew"
-        )
-    if choice.mode is Mode.COLD:
-        return (
-            f"no milder mode will do: shut down, defined and started again, about "
-            f"{in_seconds(estimate.downtime_seconds)} down"
-        )
-    return _live_reason(choice, estimate, bytes_per_second)
-
-
-def _live_reason(choice: Choice, estimate: Estimate, bytes_per_second: float) -> str:
-    rate = in_bytes_per_second(bytes_per_second)
-    alone = "alone on its path with " if choice.alone else "with "
-    pause = f"a pause of about {in_seconds(estimate.downtime_seconds)}"
-    allowed = f"{in_seconds(choice.limit_seconds)} is allowed"
-    first = disks.told_first(choice.vm, choice.path.line(bytes_per_second))
-    head = f"{first}it {_writes(choice.vm)}; {alone}{rate} "
-    match choice.mode:
-        case Mode.AUTO_CONVERGE:
-            return (
-                f"{head}it converges only if slowed by {estimate.throttle_ratio:.0%}, "
-                f"then {pause}, {allowed}"
-            )
-        case Mode.SUSPEND:
-            return f"{head}it does not converge: suspended for the rest, {pause}, {allowed}"
-        case Mode.POST_COPY:
-            return f"{head}it does not converge: switched to post-copy, {pause}"
-        case _:
-            return f"{head}it converges in {estimate.rounds} rounds, {pause}, {allowed}"

@@ -13,6 +13,7 @@ from rebalancer.cluster.inventory import Host, HostId, Snapshot
 from rebalancer.cluster.policy import Limits
 from rebalancer.planning.cost import Line
 from rebalancer.planning.habits import ASSUMED, Calibration, Habits
+from rebalancer.planning.parts import UNLEARNED, PartHabits
 from rebalancer.planning.wording import MIB
 
 LEAST_BYTES_PER_SECOND = 32.0 * MIB
@@ -48,6 +49,8 @@ class Path:
     """The most that one migration can be granted: whole MiB/s, as the hypervisor is told."""
     round_trip_seconds: float
     habits: Habits = ASSUMED
+    parts: PartHabits = UNLEARNED
+    """How long takes what goes over none of the lanes, or waits for a disk."""
 
     @property
     def least_bytes_per_second(self) -> float:
@@ -119,6 +122,7 @@ class Network:
             bytes_per_second=whole_mib(most),
             round_trip_seconds=round_trip,
             habits=self._calibration.of(source.id, target.id),
+            parts=self._calibration.parts,
         )
 
     def _lane(self, name: str, bytes_per_second: float, is_shared: bool = False) -> Lane:

@@ -20,9 +20,9 @@ from rebalancer.cluster.policy import Policy
 from rebalancer.planning.commands import commands_for, uri_of
 from rebalancer.planning.deadline import latest_ends, prove
 from rebalancer.planning.habits import Calibration
-from rebalancer.planning.hours import not_in_hours
+from rebalancer.planning.hours import not_in_hours, seconds_until_open
 from rebalancer.planning.jobs import RANK, handover_seconds
-from rebalancer.planning.modes import reason_for
+from rebalancer.planning.mode_reasons import reason_for
 from rebalancer.planning.order import Ordered
 from rebalancer.planning.outlook import host_outlooks
 from rebalancer.planning.power import power_steps
@@ -70,7 +70,9 @@ def make_plan(
     stay = _merged(snapshot, [*placement.unmoved, *unmoved])
     proof = None
     if deadline_seconds is not None:
-        ends = latest_ends(order.moves, table.slots, policy.limits)
+        # A deadline counts from now, the schedule from when the window opens.
+        wait = seconds_until_open(order.moves, policy.migration, created_at)
+        ends = [wait + end for end in latest_ends(order.moves, table.slots, policy.limits)]
         proof = prove(snapshot, order.moves, ends, stay, deadline_seconds)
         verdict = proof.refusal or verdict
     return Plan(
@@ -196,6 +198,7 @@ def _migration(ordered: Ordered, slot: Slot, name: str, depends_on: tuple[str, .
             confidence=estimate.confidence,
             rounds=estimate.rounds,
             switchover_seconds=estimate.switchover_seconds,
+            parts=estimate.parts,
         ),
     )
 

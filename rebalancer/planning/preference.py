@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rebalancer.planning.jobs import Job, by_lane, tails_of
+from rebalancer.cluster.policy import Limits
+from rebalancer.planning.bounds import tails_of
+from rebalancer.planning.jobs import Job, by_lane
 from rebalancer.planning.network import whole_mib
 from rebalancer.planning.timeline import Sharing, Slot
 
@@ -53,14 +55,14 @@ class _Terms(NamedTuple):
 class Preferences:
     """Makes preferences for one set of jobs."""
 
-    def __init__(self, jobs: Sequence[Job], bound_seconds: float) -> None:
+    def __init__(self, jobs: Sequence[Job], limits: Limits, bound_seconds: float) -> None:
         """Look up how busy lanes are, and how long chains."""
         self._jobs = jobs
         self._load = {
             lane.name: sum(j.fastest.transfer_bytes for j in users) / lane.budget_bytes_per_second
             for lane, users in by_lane(jobs).items()
         }
-        self._traits = _traits(jobs, self._load)
+        self._traits = _traits(jobs, limits, self._load)
         self._terms = [
             [_terms(job, self._load, way, bound_seconds) for job in jobs] for way in _WAYS
         ]
@@ -171,10 +173,10 @@ def _end(slots: Sequence[Slot], position: int | None) -> float:
 
 
 def _traits(
-    jobs: Sequence[Job], load: Mapping[str, float]
+    jobs: Sequence[Job], limits: Limits, load: Mapping[str, float]
 ) -> tuple[tuple[float, float, float], ...]:
-    """What makes a job urgent, in seconds: its busiest lane, its length, the chain behind it."""
-    tails = tails_of(jobs)
+    """What makes a job urgent, in seconds: its busiest lane, its length, what is behind it."""
+    tails = tails_of(jobs, limits)
     return tuple(
         (
             max((load[lane.name] for lane in job.lanes), default=0.0),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from rebalancer.cluster.inventory import Vm, VmState
+from rebalancer.cluster.plan import Part
 from rebalancer.cluster.policy import MigrationPermissions
-from rebalancer.planning.cost import WIRE_RATIO, Estimate
+from rebalancer.planning.cost import Estimate
 from rebalancer.planning.guest import Guest
-from rebalancer.planning.habits import Safety
 from rebalancer.planning.network import Path
-
-SAVE_FIXED_SECONDS = 4.0
-"""Beside writing and reading: the rollout looks at every host between the steps, some six times
-half a second, and the target starts a process."""
+from rebalancer.planning.parts import ASSUMED_STORAGE, StoragePace
+from rebalancer.planning.precopy import WIRE_RATIO
 
 WORTH_RATIO = 5.0
 """A boot loses what the guest had in memory. To keep that it may stand still for so many times as
@@ -32,19 +30,26 @@ def storage_for(vm: Vm, path: Path, permissions: MigrationPermissions) -> str:
     return storage if all(storage in (host.storage or ()) for host in hosts) else ""
 
 
-def saved(guest: Guest, bytes_per_second: float) -> Estimate:
+def saved(
+    guest: Guest,
+    bytes_per_second: float,
+    paces: tuple[StoragePace, StoragePace] = (ASSUMED_STORAGE, ASSUMED_STORAGE),
+) -> Estimate:
     """Write the memory, read it back: the guest stands still for 2·M/R + c.
 
     R is what the policy says of the storage (`migration.save_rate`); others that use it at the
-    same time are not in it. Nothing goes over the links that migrations share.
+    same time are not in it. `paces`, of writing and reading, are what earlier moves taught of
+    it. Nothing goes over the links that migrations share.
     """
-    moved = 2 * guest.memory_bytes * WIRE_RATIO
-    pause, safety = moved / bytes_per_second + SAVE_FIXED_SECONDS, Safety()
+    ideal = guest.memory_bytes * WIRE_RATIO / bytes_per_second
+    write, read = (pace.span(ideal) for pace in paces)
+    pause = write.seconds + read.seconds
     return Estimate(
         duration_seconds=pause,
-        duration_upper_seconds=safety.transfer_ratio * pause,
+        duration_upper_seconds=write.upper_seconds + read.upper_seconds,
         downtime_seconds=pause,
-        downtime_upper_seconds=safety.downtime_ratio * pause,
+        downtime_upper_seconds=write.outage_upper_seconds + read.outage_upper_seconds,
         transfer_bytes=0.0,
         confidence=guest.confidence,
+        parts=(write.predicted(Part.SAVE, ideal), read.predicted(Part.RESTORE, ideal)),
     )

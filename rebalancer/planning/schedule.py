@@ -25,16 +25,21 @@ from rebalancer.planning.timeline import Slot, Timeline
 GOOD_ENOUGH_RATIO = 1.01
 """A schedule this near to the lower bound is not improved any more."""
 
-JOBS_PLACED = 40_000
+JOBS_PLACED = 130_000
 MOST_PASSES = 400
 """Passes beyond the usual ones: as many as put so many jobs in time, which keeps 1,000
 migrations within a few seconds; small plans need no more than 400."""
 
 PATIENCE = 60
-"""Passes without any progress after which the search ends."""
+"""Passes without any progress after which the search goes on from elsewhere, or ends."""
 
-MIXED_RATIO = 0.2
-"""The share of those passes that begin anew instead of improving on the best."""
+SEARCHES = 3
+LARGE = 200
+"""So often it begins for plans of so many migrations: where one gets stuck is chance. In small
+plans chance has less to choose from, and they are made far more often."""
+
+MIXED = 13
+"""Passes by chance that a search begins with; it goes on from the best of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +75,22 @@ def schedule(
 def _search(jobs: Sequence[Job], limits: Limits, bound_seconds: float) -> tuple[Slot, ...]:
     """Try preferences until the schedule is good enough, or no more are affordable."""
     attempts = _Attempts(jobs, limits, bound_seconds)
-    preferences, chance = Preferences(jobs, bound_seconds), random.Random(0)
+    preferences, chance = Preferences(jobs, limits, bound_seconds), random.Random(0)
     for preference in preferences.usual():
         if attempts.try_out(preference):
             return attempts.shortest
     passes = min(MOST_PASSES, JOBS_PLACED // len(jobs))
-    for number in range(passes):
-        if number < MIXED_RATIO * passes:
-            preference = preferences.mixed(chance)
-        elif attempts.in_vain < PATIENCE:
-            preference = preferences.hurried(attempts.promising, attempts.late, chance)
+    searches, mixed = 1, min(MIXED, passes // 5)
+    for _ in range(passes):
+        if attempts.in_vain >= PATIENCE:
+            if searches == SEARCHES or len(jobs) < LARGE:
+                break
+            attempts.begin_anew()
+            searches, mixed = searches + 1, MIXED
+        if mixed:
+            preference, mixed = preferences.mixed(chance), mixed - 1
         else:
-            break
+            preference = preferences.hurried(attempts.promising, attempts.late, chance)
         if attempts.try_out(preference):
             break
     return attempts.shortest
@@ -119,6 +128,10 @@ class _Attempts:
         if not self.shortest or _makespan(slots) < _makespan(self.shortest):
             self.shortest = slots
         return _makespan(self.shortest) <= GOOD_ENOUGH_RATIO * self._bound_seconds
+
+    def begin_anew(self) -> None:
+        """Improve on something else from here on; the shortest schedule is kept."""
+        self._lateness, self.in_vain = math.inf, 0
 
     def _late_by(self, slots: Sequence[Slot]) -> float:
         """How much later than the bound hosts are done, the latest counting most by far.

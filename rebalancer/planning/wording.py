@@ -24,7 +24,7 @@ def in_bytes_per_second(rate: float) -> str:
 
 
 def in_seconds(seconds: float) -> str:
-    """Say a time: `0.23 s`, `12 s`, `2 min 5 s`, `1 h 12 min`."""
+    """Say a time: `0.23 s`, `12 s`, `2 min 05 s`, `1 h 12 min`."""
     if math.isinf(seconds):
         return "any time"
     if seconds < 1:
@@ -35,8 +35,8 @@ def in_seconds(seconds: float) -> str:
     if whole < 120:
         return f"{whole} s"
     if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _digits(quantity: float) -> str:

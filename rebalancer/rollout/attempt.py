@@ -19,7 +19,6 @@ from rebalancer.rollout.driver import (
     CopyDefinition,
     CreateDisk,
     DiscardImage,
-    DomainView,
     EndStaleCopy,
     Migrate,
     MoveDefinition,
@@ -33,10 +32,10 @@ from rebalancer.rollout.driver import (
     SetMaxDowntime,
     ShutDown,
     Start,
-    StateReason,
     SwitchToPostCopy,
     Undefine,
 )
+from rebalancer.rollout.sightings import DomainView, StateReason
 from rebalancer.rollout.stale import StaleProof
 
 

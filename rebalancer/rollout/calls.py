@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rebalancer.cluster.inventory import HostId, VmId
-from rebalancer.rollout.driver import (
-    Failed,
-    HostView,
-    Pending,
-    Reply,
-    Returned,
-    Sighting,
-    TransferProgress,
-    Unreachable,
-)
+from rebalancer.rollout.driver import Failed, Pending, Reply, Returned
+from rebalancer.rollout.left_over_commands import DiskFile, NoDiskFile
+from rebalancer.rollout.sightings import HostView, Sighting, TransferProgress, Unreachable
 
 NO_DOMAIN, OPERATION_INVALID = 42, 55
 """libvirt's numbers for a domain that is not there, and for what makes no sense in its state."""
@@ -40,7 +33,7 @@ class Call:
     """One call, its thread and its time limit."""
 
     name: str
-    future: Future[TransferProgress | None]
+    future: Future[TransferProgress | DiskFile | NoDiskFile | None]
     since: datetime
     limit_seconds: float
 

@@ -32,9 +32,7 @@ from rebalancer.rollout.driver import (
     Returned,
     Save,
     ShutDown,
-    Sighting,
     Start,
-    TransferProgress,
 )
 from rebalancer.rollout.events import (
     Event,
@@ -52,6 +50,7 @@ from rebalancer.rollout.records import (
     sighting_to_json,
     state_entry,
 )
+from rebalancer.rollout.sightings import Sighting, TransferProgress
 from rebalancer.rollout.stages import outcome_of
 from rebalancer.rollout.stale import proof_in
 from rebalancer.rollout.steps import TRANSITIONS

@@ -15,18 +15,15 @@ from datetime import datetime
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout import finish, saved
 from rebalancer.rollout.driver import (
-    Absent,
     CopyDefinition,
-    DomainView,
     Failed,
     Look,
     Returned,
     SetAutostart,
     ShutDown,
-    Sighting,
     Start,
-    Unreachable,
 )
+from rebalancer.rollout.sightings import Absent, DomainView, Sighting, Unreachable
 from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
 
 
@@ -93,7 +90,7 @@ def _copy_if_down(track: Track, sighting: Sighting, around: Surroundings, now: d
         case DomainView():
             late = f"it ignored the request to shut down for {_waited(track, now):.0f} s"
             ignored = Failed(text=f"{late}; it may still follow it later, so keep an eye on it")
-            return finish.enter(track, ignored, now)
+            return finish.enter(replace(track, ignored_at=now), ignored, now)
     return finish.enter(track, Failed(text="the source lost sight of it"), now)
 
 

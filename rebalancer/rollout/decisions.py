@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rebalancer.rollout.driver import Command, Sighting
+from rebalancer.rollout.driver import Command
 from rebalancer.rollout.endings import Ended
+from rebalancer.rollout.sightings import Sighting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,16 +15,8 @@ from rebalancer.cluster.amounts import bytes_text
 from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import Migration, MigrationState
 from rebalancer.rollout.calls import VAGUE_CODES
-from rebalancer.rollout.driver import (
-    Absent,
-    Command,
-    CreateDisk,
-    DomainView,
-    Failed,
-    HostView,
-    RemoveDisk,
-    Returned,
-)
+from rebalancer.rollout.driver import Command, CreateDisk, Failed, RemoveDisk, Returned
+from rebalancer.rollout.sightings import Absent, DomainView, HostView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +103,8 @@ def _left_behind(
         )
         yield (
             f"Its old disks stay on {migration.source}, and are not deleted: {old}. When you have "
-            f"seen that it works, {_delete(migration.source, [d.path for d in migration.disks])}"
+            "seen that it works: rebalancer leftovers --remove --yes "
+            f"{shlex.quote(migration.vm_name)}"
         )
         return
     is_open = state in (MigrationState.FAILED_DOWN, MigrationState.UNKNOWN)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.attempt import Attempt
-from rebalancer.rollout.driver import IMAGE_FOLDER, DomainView, EndStaleCopy, Sighting, Start
+from rebalancer.rollout.driver import IMAGE_FOLDER, EndStaleCopy, Start
+from rebalancer.rollout.sightings import DomainView, Sighting
 
 type UriOf = Callable[[HostId], str]
 

@@ -30,9 +30,7 @@ from rebalancer.rollout.driver import (
     Returned,
     Save,
     ShutDown,
-    Sighting,
     Start,
-    TransferProgress,
 )
 from rebalancer.rollout.reconcile import (
     Decision,
@@ -42,6 +40,7 @@ from rebalancer.rollout.reconcile import (
     StillMoving,
     reconcile,
 )
+from rebalancer.rollout.sightings import Sighting, TransferProgress
 from rebalancer.rollout.track import Heard, Settling, Surroundings, Times, Track, Turn
 
 S = MigrationState

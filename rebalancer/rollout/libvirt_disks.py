@@ -13,7 +13,8 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from rebalancer.cluster.amounts import bytes_text
-from rebalancer.rollout.calls import RefusedError
+from rebalancer.cluster.inventory import HostId
+from rebalancer.rollout.calls import NO_DOMAIN, RefusedError
 from rebalancer.rollout.driver import CreateDisk, RemoveDisk
 
 NO_STORAGE_VOL = 50
@@ -27,7 +28,7 @@ FREE_BYTES = 3
 def create(lv: Any, connection: Any, command: CreateDisk) -> None:  # noqa: ANN401
     """Make an empty file, sparse, that holds as much as the disk that is to be copied into it."""
     path = PurePosixPath(command.path)
-    pool = _pool(lv, connection, str(path.parent), command)
+    pool = pool_for(lv, connection, str(path.parent), command.host)
     pool.refresh(0)
     free = int(pool.info()[FREE_BYTES])
     if free < command.capacity_bytes:
@@ -35,7 +36,7 @@ def create(lv: Any, connection: Any, command: CreateDisk) -> None:  # noqa: ANN4
             f"{path.parent} of {command.host} has {bytes_text(free)} free, "
             f"{path.name} may need {bytes_text(command.capacity_bytes)}"
         )
-    if (found := _volume(lv, connection, str(path))) is not None:
+    if (found := volume_at(lv, connection, str(path))) is not None:
         raise RefusedError(_in_the_way(command, int(found.info()[1])))
     compat = "<compat>1.1</compat>" if command.format == "qcow2" else ""
     xml = (
@@ -56,50 +57,63 @@ def _in_the_way(command: CreateDisk, size_bytes: int | None) -> str:
     size = "" if size_bytes is None else f" ({bytes_text(size_bytes)})"
     return (
         f"{command.path}{size} is on {command.host} already, and is not written to. If it is what "
-        "an earlier move of this VM left behind, delete it there: "
-        f"virsh vol-delete {command.path}"
+        "an earlier move of this VM left behind (`rebalancer leftovers` tells), have it deleted: "
+        "rebalancer leftovers --remove --yes"
     )
 
 
 def remove(lv: Any, connection: Any, command: RemoveDisk) -> None:  # noqa: ANN401
     """Delete a file that no VM of its host names; that it is gone already is as good."""
-    if users := sorted(_users(connection, command.path)):
+    if users := sorted(name for _, name in vms_that_name(lv, connection, command.path)):
         raise RefusedError(f"{command.path} belongs to {', '.join(users)} on {command.host}")
-    pool = _pool(lv, connection, str(PurePosixPath(command.path).parent), command)
+    pool = pool_for(lv, connection, str(PurePosixPath(command.path).parent), command.host)
     pool.refresh(0)
-    volume = _volume(lv, connection, command.path)
+    volume = volume_at(lv, connection, command.path)
     if volume is not None:
         volume.delete(0)
 
 
-def _users(connection: Any, path: str) -> Iterator[str]:  # noqa: ANN401
-    """Yield the VMs of a host whose definitions name a file, backing images included."""
+def vms_that_name(lv: Any, connection: Any, path: str) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """Yield UUID and name of a host's VMs whose definitions name a file, as a base included.
+
+    Both what a VM runs with counts, and what it would have from its next start on.
+    """
     for domain in connection.listAllDomains(0):
-        tree = ET.fromstring(domain.XMLDesc(0))
-        named = {source.get("file") for source in tree.iter("source")}
-        volumes = {source.get("volume") for source in tree.iter("source")}
-        if path in named or PurePosixPath(path).name in volumes:
-            yield str(domain.name())
+        try:
+            texts = {domain.XMLDesc(flags) for flags in (0, lv.VIR_DOMAIN_XML_INACTIVE)}
+        except lv.libvirtError as error:
+            if error.get_error_code() == NO_DOMAIN:
+                continue  # it has just gone
+            raise
+        if any(_names(ET.fromstring(text), PurePosixPath(path)) for text in texts):
+            yield str(domain.UUIDString()), str(domain.name())
 
 
-def _pool(
-    lv: Any,  # noqa: ANN401
-    connection: Any,  # noqa: ANN401
-    folder: str,
-    command: CreateDisk | RemoveDisk,
-) -> Any:  # noqa: ANN401
-    for pool in connection.listAllStoragePools(lv.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-        tree = ET.fromstring(pool.XMLDesc(0))
-        if tree.get("type") in OF_FILES and _is_at(tree, folder):
+def _names(definition: ET.Element, path: PurePosixPath) -> bool:
+    sources = list(definition.iter("source"))
+    files = (source.get("file") for source in sources)
+    is_named = any(PurePosixPath(file) == path for file in files if file)
+    return is_named or path.name in {source.get("volume") for source in sources}
+
+
+def pool_for(lv: Any, connection: Any, folder: str, host: HostId) -> Any:  # noqa: ANN401
+    """Find the active pool for a folder; `RefusedError` if the host has none."""
+    for pool in pools_of_files(lv, connection):
+        path = ET.fromstring(pool.XMLDesc(0)).findtext("target/path") or "/"
+        if PurePosixPath(path) == PurePosixPath(folder):
             return pool
-    raise RefusedError(f"{command.host} has no active storage pool for {folder}")
+    raise RefusedError(f"{host} has no active storage pool for {folder}")
 
 
-def _is_at(pool: ET.Element, folder: str) -> bool:
-    return PurePosixPath(pool.findtext("target/path") or "/") == PurePosixPath(folder)
+def pools_of_files(lv: Any, connection: Any) -> Iterator[Any]:  # noqa: ANN401
+    """Yield a host's active pools whose volumes are files."""
+    for pool in connection.listAllStoragePools(lv.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        if ET.fromstring(pool.XMLDesc(0)).get("type") in OF_FILES:
+            yield pool
 
 
-def _volume(lv: Any, connection: Any, path: str) -> Any | None:  # noqa: ANN401
+def volume_at(lv: Any, connection: Any, path: str) -> Any | None:  # noqa: ANN401
+    """Find what a pool has at a path, as of its last refresh; `None` if there is nothing."""
     try:
         return connection.storageVolLookupByPath(path)
     except lv.libvirtError as error:

@@ -11,58 +11,54 @@ import contextlib
 import threading
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, assert_never
+from typing import Any
 
 from rebalancer.cluster.inventory import HostId, VmId
 from rebalancer.errors import RolloutError
 from rebalancer.rollout import libvirt_definitions as definitions
-from rebalancer.rollout import libvirt_disks, libvirt_images
+from rebalancer.rollout import libvirt_disks, libvirt_images, libvirt_left_overs
 from rebalancer.rollout.background import in_background
 from rebalancer.rollout.calls import NO_DOMAIN, OPERATION_INVALID, Call, LookCall, RefusedError
 from rebalancer.rollout.disk_files import why_not_remove
 from rebalancer.rollout.driver import (
     Abort,
-    Absent,
     Clock,
     Command,
     CopyDefinition,
     CreateDisk,
     DiscardImage,
     EndStaleCopy,
-    HostView,
-    JobKind,
     Look,
     Migrate,
     MoveDefinition,
-    Pause,
     Pending,
     ReadProgress,
     ReadResult,
     RemoveDisk,
     Reply,
     Restore,
-    Resume,
     Save,
-    SetAutostart,
-    SetBandwidth,
-    SetMaxDowntime,
-    ShutDown,
-    Start,
-    SwitchToPostCopy,
     Ticket,
-    TransferProgress,
     Undefine,
-    Unreachable,
 )
+from rebalancer.rollout.left_over_commands import (
+    DiskFile,
+    LookAtFile,
+    NoDiskFile,
+    RemoveLeftOver,
+)
+from rebalancer.rollout.left_overs import why_not_remove_now
 from rebalancer.rollout.libvirt_connections import CallLimits, Connections, HostAddress
+from rebalancer.rollout.libvirt_event_loop import start_event_loop
+from rebalancer.rollout.libvirt_one_call import call_domain
 from rebalancer.rollout.libvirt_request import (
     Request,
     definition_request,
-    mib_per_second,
     migration_request,
     milliseconds,
 )
 from rebalancer.rollout.libvirt_states import job_of, progress_of, view_of
+from rebalancer.rollout.sightings import Absent, HostView, JobKind, TransferProgress, Unreachable
 from rebalancer.rollout.stale import why_not_end
 
 OPERATION_UNSUPPORTED = 84
@@ -97,7 +93,7 @@ class LibvirtDriver:
         self._reach = Connections(hosts, self._connect, clock, self._limits)
         self._calls: dict[Ticket, Call | LookCall] = {}
         self._issued = 0
-        _start_event_loop(self._libvirt)
+        start_event_loop(self._libvirt)
 
     # The port ----------------------------------------------------------------------------------
 
@@ -208,7 +204,7 @@ class LibvirtDriver:
 
     # Commands ----------------------------------------------------------------------------------
 
-    def _carry_out(self, command: Command) -> TransferProgress | None:
+    def _carry_out(self, command: Command) -> TransferProgress | DiskFile | NoDiskFile | None:
         match command:
             case Migrate():
                 self._migrate(command)
@@ -227,6 +223,10 @@ class LibvirtDriver:
                 libvirt_disks.create(self._libvirt, self._reach.shared(host), command)
             case RemoveDisk():
                 self._remove_disk(command)
+            case LookAtFile(host=host):
+                return libvirt_left_overs.look_at(self._libvirt, self._reach.shared(host), command)
+            case RemoveLeftOver():
+                self._remove_left_over(command)
             case Save() | Restore() | DiscardImage():
                 self._handle_image(command)
             case ReadProgress():
@@ -236,46 +236,8 @@ class LibvirtDriver:
             case Look():
                 raise AssertionError("a look goes another way")
             case _:
-                self._call_domain(command)
+                call_domain(self._libvirt, self._domain(command.host, command.vm), command)
         return None
-
-    def _call_domain(
-        self,
-        command: Pause
-        | Resume
-        | SetMaxDowntime
-        | SetBandwidth
-        | SwitchToPostCopy
-        | ShutDown
-        | Start
-        | SetAutostart,
-    ) -> None:
-        """The commands that are one call."""
-        domain = self._domain(command.host, command.vm)
-        match command:
-            case Pause():
-                domain.suspend()
-            case Resume():
-                domain.resume()
-            case SetMaxDowntime(seconds=seconds):
-                domain.migrateSetMaxDowntime(milliseconds(seconds))
-            case SetBandwidth(bytes_per_second=rate):
-                domain.migrateSetMaxSpeed(mib_per_second(rate))
-            case SwitchToPostCopy():
-                domain.migrateStartPostCopy()
-            case ShutDown():
-                definitions.refuse_if_bound(
-                    self._libvirt, domain, "shutting it down to move it would be in vain"
-                )
-                domain.shutdown()
-            case Start():
-                if domain.hasManagedSaveImage():
-                    raise RefusedError("it has a managed save image, which starting would restore")
-                domain.create()
-            case SetAutostart(enabled=enabled):
-                domain.setAutostart(int(enabled))
-            case _:
-                assert_never(command)
 
     def _migrate(self, command: Migrate) -> None:
         request = migration_request(
@@ -377,6 +339,13 @@ class LibvirtDriver:
             raise RefusedError("; ".join(against))
         libvirt_disks.remove(self._libvirt, self._reach.shared(command.host), command)
 
+    def _remove_left_over(self, command: RemoveLeftOver) -> None:
+        """Delete an old disk, after both hypervisors have said once more where the VM is."""
+        there, kept = (self._view(host, command.vm) for host in (command.host, command.keep))
+        if against := list(why_not_remove_now(there, kept)):
+            raise RefusedError("; ".join(against))
+        libvirt_left_overs.remove(self._libvirt, self._reach.shared(command.host), command)
+
     def _progress(self, command: ReadProgress) -> TransferProgress | None:
         stats = self._domain(command.host, command.vm).jobStats()
         return progress_of(stats) if job_of(stats) is JobKind.MIGRATION_OUT else None
@@ -396,27 +365,3 @@ def _import_libvirt() -> Any:  # noqa: ANN401
             "(needs the packages libvirt-dev and pkg-config)"
         ) from error
     return libvirt
-
-
-_EVENT_LOOP = threading.Lock()
-_event_loop_runs = False
-
-
-def _start_event_loop(libvirt: Any) -> None:  # noqa: ANN401
-    """Keep-alives of all connections need one event loop in the process."""
-    global _event_loop_runs
-    with _EVENT_LOOP:
-        if _event_loop_runs:
-            return
-        libvirt.virEventRegisterDefaultImpl()
-        # libvirt prints every error to stderr unless told not to.
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)
-
-        def run() -> None:
-            # The loop blocks while nothing happens: a timer keeps it turning.
-            libvirt.virEventAddTimeout(1000, lambda _timer, _opaque: None, None)
-            while libvirt.virEventRunDefaultImpl() == 0:
-                pass
-
-        threading.Thread(target=run, name="libvirt events", daemon=True).start()
-        _event_loop_runs = True

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rebalancer.cluster.inventory import VmState
-from rebalancer.rollout.driver import DomainView, JobKind, StateReason, TransferProgress
+from rebalancer.rollout.sightings import DomainView, JobKind, StateReason, TransferProgress
 
 _STATES: Mapping[int, VmState] = {
     1: VmState.RUNNING,

@@ -12,7 +12,6 @@ from rebalancer.rollout.admission import LEAST_BYTES_PER_SECOND
 from rebalancer.rollout.driver import (
     Abort,
     CreateDisk,
-    DomainView,
     Failed,
     Look,
     Migrate,
@@ -21,10 +20,7 @@ from rebalancer.rollout.driver import (
     Returned,
     SetBandwidth,
     SetMaxDowntime,
-    Sighting,
-    StateReason,
     SwitchToPostCopy,
-    TransferProgress,
 )
 from rebalancer.rollout.precopy import (
     WORTH_RAISING,
@@ -38,6 +34,7 @@ from rebalancer.rollout.precopy import (
     judge,
 )
 from rebalancer.rollout.reconcile import LookAgain, StillMoving, reconcile
+from rebalancer.rollout.sightings import DomainView, Sighting, StateReason, TransferProgress
 from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
 
 S = MigrationState
@@ -115,6 +112,8 @@ def _sampled(track: Track, progress: TransferProgress, now: datetime) -> Turn:
         return Turn(track=track)
     assert track.watch is not None
     seen = replace(track, watch=track.watch.seen(progress, now), result=progress)
+    if track.watch.is_copying_disks and not progress.is_copying_disks:
+        seen = replace(seen, parted_at=now)
     if track.state is MigrationState.REQUEST:
         return Turn(track=seen.enter(MigrationState.TRANSFER, now).later(now, 0))
     return Turn(track=seen)

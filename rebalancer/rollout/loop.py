@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from rebalancer.cluster.inventory import HostId, Snapshot
+from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import ENDED_STATES, MigrationState, Outcome, Plan
 from rebalancer.rollout import takeover
 from rebalancer.rollout.chronicle import (
@@ -31,13 +31,13 @@ from rebalancer.rollout.driver import (
     ReadProgress,
     Returned,
     Ticket,
-    TransferProgress,
 )
 from rebalancer.rollout.events import Event, Heartbeat, Note, RolloutEnded, RolloutStarted
 from rebalancer.rollout.hook_desk import THE_PLAN, HookDesk
 from rebalancer.rollout.hooks import Hooks
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease
+from rebalancer.rollout.listener import Listener, stop_of
 from rebalancer.rollout.records import (
     Entry,
     MigrationRow,
@@ -48,13 +48,10 @@ from rebalancer.rollout.records import (
     state_entry,
 )
 from rebalancer.rollout.settings import RolloutResult, Settings
+from rebalancer.rollout.sightings import TransferProgress
 from rebalancer.rollout.stages import outcome_of
 from rebalancer.rollout.steps import Round, StopRequest, next_commands, reason_to_stop
 from rebalancer.rollout.track import Heard, Leave, Track, Turn, mandate_for
-from rebalancer.rollout.wishes import Wishes
-
-WISHES_SECONDS = 2.0
-"""So often it is looked up what operators ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +94,8 @@ class Loop:
         self._tracks: dict[str, Track] = {}
         self._issued: list[_Issued] = []
         self._frozen: dict[Any, str] = {}
-        self._were_drained: set[HostId] = set()
+        self._listener = Listener(journal, clock, lease.cluster)
         self._ceilings: Ceilings = {}
-        self._asked_for = Wishes()
-        self._wishes_at: datetime | None = None
         self._told_at = clock.now()
         self._wrote_at = clock.now()
 
@@ -290,43 +285,28 @@ class Loop:
 
     def _round(self) -> Round:
         settings, snapshot = self._settings, self._snapshot()
-        wishes = self._wishes()
+        wishes = self._listener.wishes()
         # Once nothing may begin any more it does not matter what is drained, and is not asked.
-        drained = self._drained(snapshot) if self._may_begin_something else {}
-        self._were_drained |= drained.keys()
+        drains = (
+            self._listener.drains() if self._may_begin_something else self._listener.no_drains()
+        )
         return Round(
             snapshot=snapshot,
             limits=wishes.narrowed(settings.limits),
             policy=settings.policy,
             times=settings.times,
             uri_of=settings.uri_of,
-            stop=max(StopRequest(self._should_stop()), self._stop_asked_for(wishes)),
+            stop=max(StopRequest(self._should_stop()), stop_of(self._rollout, wishes)),
             paused=wishes.why_paused or self._desk.why_waiting,
             pace_ratio=wishes.pace_ratio(settings.limits),
             budget=settings.budget,
-            closed=drained,
-            taken_back=frozenset(self._were_drained - drained.keys()),
+            closed=drains.closed,
+            taken_back=drains.taken_back,
             frozen=self._frozen,
             asks_leave=self._desk.guards_migrations,
             hook_replies=self._desk.replies,
             objection=self._desk.objection,
         )
-
-    def _wishes(self) -> Wishes:
-        now = self._clock.now()
-        if self._wishes_at is None or (now - self._wishes_at).total_seconds() >= WISHES_SECONDS:
-            self._asked_for = self._journal.wishes(self._lease.cluster)
-            self._wishes_at = now
-        return self._asked_for
-
-    def _stop_asked_for(self, wishes: Wishes) -> StopRequest:
-        if wishes.stop_rollout != self._rollout:
-            return StopRequest.NO
-        return StopRequest.ABORT if wishes.stop_by_aborting else StopRequest.FINISH
-
-    def _drained(self, snapshot: Snapshot) -> Mapping[HostId, str]:
-        marks = self._journal.drains(snapshot.cluster)
-        return {host: f"it is being drained. {mark.reason}" for host, mark in marks.items()}
 
     @property
     def _may_begin_something(self) -> bool:
@@ -382,7 +362,7 @@ class Loop:
             pending = states.count(MigrationState.PENDING)
             ended = sum(state in ENDED_STATES for state in states)
             running = len(states) - pending - ended
-            paused = self._wishes().why_paused
+            paused = self._listener.wishes().why_paused
             self._tell(
                 Heartbeat(at=now, running=running, pending=pending, ended=ended, paused=paused)
             )

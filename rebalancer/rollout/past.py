@@ -27,6 +27,8 @@ from rebalancer.rollout.rows import (
     setback_from,
 )
 
+HAS_PARTS = '"parts": [{'
+"""In the text of an outcome that has any."""
 FAILED = (MigrationState.FAILED_SAFE, MigrationState.FAILED_DOWN)
 
 
@@ -139,6 +141,21 @@ class Past(JournalPart):
         query = (
             _migrations_in(cluster)
             .where(table.c.state == MigrationState.COMPLETE)
+            .order_by(table.c.changed_at.desc())
+            .limit(limit)
+        )
+        with self._reading() as db:
+            return tuple(migration_from(row) for row in db.execute(query))
+
+    def timed_in_parts(self, cluster: str, limit: int) -> tuple[MigrationRow, ...]:
+        """Migrations of which parts were measured for themselves, newest first.
+
+        However they ended: a guest that never shut down teaches something as well.
+        """
+        table = tables.migrations
+        query = (
+            _migrations_in(cluster)
+            .where(table.c.outcome.contains(HAS_PARTS, autoescape=True))
             .order_by(table.c.changed_at.desc())
             .limit(limit)
         )

@@ -28,7 +28,8 @@ from rebalancer.cluster.pools import need_of, pools_of, shortages
 from rebalancer.cluster.rules import Violation
 from rebalancer.cluster.violations import worsened
 from rebalancer.rollout.attempt import Before
-from rebalancer.rollout.driver import (
+from rebalancer.rollout.permitted import objections
+from rebalancer.rollout.sightings import (
     DomainView,
     HostView,
     JobKind,
@@ -36,7 +37,6 @@ from rebalancer.rollout.driver import (
     StateReason,
     Unreachable,
 )
-from rebalancer.rollout.permitted import objections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

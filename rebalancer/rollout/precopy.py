@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rebalancer.cluster.inventory import Mode
-from rebalancer.rollout.driver import TransferProgress
+from rebalancer.rollout.sightings import TransferProgress
 
 SMOOTHING = 0.4
 """Weight of the newest sample in the moving average of the rate (after oVirt's and KubeVirt's)."""

@@ -52,21 +52,23 @@ from rebalancer.rollout.decisions import (
 )
 from rebalancer.rollout.disk_files import removal
 from rebalancer.rollout.driver import (
-    Absent,
     CopyDefinition,
-    DomainView,
-    HostView,
     MoveDefinition,
     Resume,
     SetAutostart,
     ShutDown,
-    Sighting,
     Start,
-    StateReason,
     Undefine,
-    Unreachable,
 )
 from rebalancer.rollout.endings import Ended, Endings, UriOf, default_uri
+from rebalancer.rollout.sightings import (
+    Absent,
+    DomainView,
+    HostView,
+    Sighting,
+    StateReason,
+    Unreachable,
+)
 from rebalancer.rollout.two_copies import active_on_both, moves, post_copy_broken
 
 

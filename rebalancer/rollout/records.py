@@ -12,13 +12,16 @@ from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import HostId, Mode, VmId
 from rebalancer.cluster.plan import (
     Confidence,
+    MeasuredPart,
     Migration,
     MigrationState,
     Outcome,
+    Part,
+    PredictedPart,
     Prediction,
     Priority,
 )
-from rebalancer.rollout.driver import Absent, DomainView, HostView, Sighting, Unreachable
+from rebalancer.rollout.sightings import Absent, DomainView, HostView, Sighting, Unreachable
 
 
 class RecordKind(StrEnum):
@@ -132,6 +135,8 @@ def migration_to_json(migration: Migration) -> dict[str, Any]:
     written = asdict(migration)
     if not migration.disks:
         del written["disks"]  # so that programs of before there were any can read it
+    if not migration.predicted.parts:
+        del written["predicted"]["parts"]
     return written
 
 
@@ -139,6 +144,9 @@ def migration_from_json(written: Mapping[str, Any]) -> Migration:
     """Read a migration back."""
     predicted = dict(written["predicted"])
     predicted["confidence"] = Confidence(predicted["confidence"])
+    predicted["parts"] = tuple(
+        PredictedPart(**{**part, "part": Part(part["part"])}) for part in predicted.get("parts", ())
+    )
     return Migration(
         **{
             **written,
@@ -153,12 +161,18 @@ def migration_from_json(written: Mapping[str, Any]) -> Migration:
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """Write an outcome as the journal keeps it."""
-    return asdict(outcome)
+    written = asdict(outcome)
+    if not outcome.parts:
+        del written["parts"]
+    return written
 
 
 def outcome_from_json(written: Mapping[str, Any]) -> Outcome:
     """Read an outcome back."""
-    return Outcome(**{**written, "state": MigrationState(written["state"])})
+    parts = tuple(
+        MeasuredPart(**{**part, "part": Part(part["part"])}) for part in written.get("parts", ())
+    )
+    return Outcome(**{**written, "state": MigrationState(written["state"]), "parts": parts})
 
 
 def sighting_to_json(sighting: Sighting) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout.driver import Look, Migrate, Pause, Returned, Sighting
+from rebalancer.rollout.driver import Look, Migrate, Pause, Returned
 from rebalancer.rollout.reconcile import Repair, reconcile
+from rebalancer.rollout.sightings import Sighting
 from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
 
 

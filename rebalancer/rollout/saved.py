@@ -16,22 +16,10 @@ from datetime import datetime
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout import finish
 from rebalancer.rollout.calls import VAGUE_CODES
-from rebalancer.rollout.driver import (
-    Absent,
-    DomainView,
-    Failed,
-    JobKind,
-    Look,
-    Restore,
-    Resume,
-    Returned,
-    Save,
-    SetAutostart,
-    Sighting,
-    StateReason,
-)
+from rebalancer.rollout.driver import Failed, Look, Restore, Resume, Returned, Save, SetAutostart
 from rebalancer.rollout.precopy import Watch
 from rebalancer.rollout.saved_ends import is_loaded, is_unspent, may_run_on_target
+from rebalancer.rollout.sightings import Absent, DomainView, JobKind, Sighting, StateReason
 from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
 
 TRIES = 3
@@ -58,7 +46,8 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             is_open = reply.timed_out or reply.code in VAGUE_CODES
             return finish.enter(track, replace(reply, timed_out=is_open), now)
         case Save(), _:
-            return Turn(track=track.enter(MigrationState.TRANSFER, now))
+            written = replace(track, parted_at=now)
+            return Turn(track=written.enter(MigrationState.TRANSFER, now))
         case Look() as look, Returned(value=Sighting() as sighting):
             if not set(look.hosts) >= set(around.scene.hosts_to_ask_about(track.migration)):
                 return Turn(track=track)

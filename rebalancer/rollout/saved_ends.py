@@ -16,20 +16,17 @@ from rebalancer.cluster.inventory import HostId, VmState
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.attempt import Attempt
 from rebalancer.rollout.decisions import Decision, LookAgain, Repair, StillMoving
-from rebalancer.rollout.driver import (
+from rebalancer.rollout.driver import DiscardImage, Restore, Resume, Save
+from rebalancer.rollout.endings import Ended, Endings
+from rebalancer.rollout.sightings import (
     Absent,
-    DiscardImage,
     DomainView,
     HostView,
     JobKind,
-    Restore,
-    Resume,
-    Save,
     Sighting,
     StateReason,
     Unreachable,
 )
-from rebalancer.rollout.endings import Ended, Endings
 
 _USED_UP_ENDS = frozenset(
     {MigrationState.COMPLETE, MigrationState.FAILED_SAFE, MigrationState.SKIPPED}

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from rebalancer.rollout import tables
 
-VERSION = 3
+VERSION = 4
 """Raised with every change of a table, together with a step in `_STEPS`."""
 
 
@@ -71,5 +71,16 @@ def _only_new_tables(_: sa.Connection) -> None:
     """
 
 
-_STEPS: Mapping[int, Callable[[sa.Connection], None]] = {1: _name_policies, 2: _only_new_tables}
+def _parts_of_migrations(_: sa.Connection) -> None:
+    """From 3 to 4: what is written of migrations may say how long their parts took.
+
+    No table is another one, but an older program could not read such a row when it recovers.
+    """
+
+
+_STEPS: Mapping[int, Callable[[sa.Connection], None]] = {
+    1: _name_policies,
+    2: _only_new_tables,
+    3: _parts_of_migrations,
+}
 """By the version that each starts from."""

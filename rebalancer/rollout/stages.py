@@ -13,8 +13,9 @@ from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.plan import MigrationState, Outcome
 from rebalancer.rollout import cold, finish, live
 from rebalancer.rollout.attempt import Attempt, Before
-from rebalancer.rollout.driver import Command, Failed, Look, MoveDefinition, Sighting
+from rebalancer.rollout.driver import Command, Failed, Look, MoveDefinition
 from rebalancer.rollout.hooks import HookReply, Objected, Passed
+from rebalancer.rollout.measured_parts import measured_parts
 from rebalancer.rollout.prechecks import (
     Alarm,
     AlreadyThere,
@@ -24,6 +25,7 @@ from rebalancer.rollout.prechecks import (
     Scene,
     precheck,
 )
+from rebalancer.rollout.sightings import Sighting
 from rebalancer.rollout.track import Heard, Leave, Surroundings, Track, Turn
 
 S = MigrationState
@@ -162,6 +164,7 @@ def outcome_of(track: Track) -> Outcome:
         downtime_seconds=_downtime_seconds(track) if track.state is S.COMPLETE else None,
         transfer_bytes=_transfer_bytes(track),
         iterations=result.iteration if result else None,
+        parts=measured_parts(track),
     )
 
 

@@ -19,14 +19,9 @@ from typing import Any
 
 from rebalancer.cluster.inventory import HostId, VmState
 from rebalancer.cluster.plan import Migration
-from rebalancer.rollout.driver import (
-    DomainView,
-    EndStaleCopy,
-    HostView,
-    StateReason,
-    Unreachable,
-)
+from rebalancer.rollout.driver import EndStaleCopy
 from rebalancer.rollout.records import Record, RecordKind
+from rebalancer.rollout.sightings import DomainView, HostView, StateReason, Unreachable
 
 ENDABLE = frozenset({StateReason.USER, StateReason.MIGRATION})
 """Why a stale copy stands still: it was paused, or never resumed after the switch-over."""

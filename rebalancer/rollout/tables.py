@@ -53,6 +53,25 @@ records = sa.Table(
     sa.Column("payload", sa.Text, nullable=False),
 )
 
+left_over_removals = sa.Table(
+    "left_over_removals",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cluster", sa.String, nullable=False, index=True),
+    sa.Column("host", sa.String, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("vm", sa.String, nullable=False),
+    sa.Column("rollout", sa.ForeignKey("rollouts.id"), nullable=False),
+    sa.Column("migration", sa.String, nullable=False),
+    sa.Column("keep", sa.String, nullable=False),
+    sa.Column("seen", sa.Text, nullable=False),
+    sa.Column("owner", sa.String, nullable=False),
+    sa.Column("asked_at", sa.String, nullable=False),
+    sa.Column("ended_at", sa.String),
+    sa.Column("outcome", sa.String),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
 drains = sa.Table(
     "drains",
     metadata,

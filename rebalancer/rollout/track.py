@@ -11,12 +11,13 @@ from rebalancer.cluster.inventory import Mode, Snapshot, Vm
 from rebalancer.cluster.plan import ENDED_STATES, Migration, MigrationState
 from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.rollout.attempt import Attempt
-from rebalancer.rollout.driver import Command, Failed, Returned, TransferProgress
+from rebalancer.rollout.driver import Command, Failed, Returned
 from rebalancer.rollout.hooks import HookReply
 from rebalancer.rollout.permitted import longest_pause_seconds
 from rebalancer.rollout.prechecks import Scene
 from rebalancer.rollout.precopy import Mandate, Watch
 from rebalancer.rollout.reconcile import Decision, Ended, UriOf, default_uri
+from rebalancer.rollout.sightings import TransferProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,10 @@ class Track:
     """When the transfer, or the last step of a cold move, was over."""
     stopped_at: datetime | None = None
     """When a guest that is moved cold was seen shut off."""
+    ignored_at: datetime | None = None
+    """When waiting for it to shut down was given up."""
+    parted_at: datetime | None = None
+    """When the first part of what takes its time was over: its memory saved, its disks copied."""
     watch: Watch | None = None
     settling: Settling | None = None
     looks_in_vain: int = 0

@@ -15,15 +15,9 @@ from rebalancer.rollout.decisions import (
     StillMoving,
     when_all_answer,
 )
-from rebalancer.rollout.driver import (
-    DomainView,
-    EndStaleCopy,
-    HostView,
-    JobKind,
-    Pause,
-    StateReason,
-)
+from rebalancer.rollout.driver import EndStaleCopy, Pause
 from rebalancer.rollout.endings import Endings
+from rebalancer.rollout.sightings import DomainView, HostView, JobKind, StateReason
 from rebalancer.rollout.stale import why_not_end
 
 

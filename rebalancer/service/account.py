@@ -85,6 +85,8 @@ class Status:
     hosts: tuple[HostNote, ...] = ()
     maintenance: tuple[str, ...] = ()
     """Commands of rolling maintenance that are at work, unclear, or not followed up."""
+    left_overs: str = ""
+    """Old disks that VMs left behind; empty: the journal knows of none."""
 
 
 def history_blocks(rows: Sequence[HistoryRow]) -> Iterator[Block]:
@@ -123,6 +125,8 @@ def status_blocks(status: Status) -> Iterator[Block]:
         yield _running_table("Unknown outcome: run rebalancer recover", status.unknown)
     for text in status.maintenance:
         yield Line(text=text, tone=Tone.WARN)
+    if status.left_overs:
+        yield Line(text=status.left_overs)
     if status.running:
         yield _running_table(f"Running, held by {status.lock_holder or 'nobody'}", status.running)
     else:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rebalancer.cluster.inventory import HostId
-from rebalancer.planning.accuracy import Accuracy, Errors
+from rebalancer.planning.accuracy import Accuracy, Errors, PartAccuracy
 from rebalancer.planning.habits import Learned
+from rebalancer.planning.parts import LearnedPart
 from rebalancer.service.layout import Block, Cell, Column, Line, Table
-from rebalancer.service.wording import ratio_text, seconds_text
+from rebalancer.service.wording import bytes_text, ratio_text, seconds_text
 
 
 def accuracy_blocks(rows: Sequence[Accuracy]) -> Iterator[Block]:
@@ -45,6 +46,68 @@ def learned_blocks(rows: Sequence[Learned]) -> Iterator[Block]:
         ),
         rows=tuple(_learned_row(row) for row in rows),
     )
+
+
+def part_accuracy_blocks(rows: Sequence[PartAccuracy]) -> Iterator[Block]:
+    """Lay out how far predictions of parts were off; nothing where none was measured."""
+    if not rows:
+        return
+    yield Table(
+        title="Parts of migrations: median error / nine of ten / within the band",
+        columns=(
+            Column(title="part"),
+            Column(title="migrations", right=True),
+            Column(title="given up", right=True),
+            Column(title="time", right=True),
+        ),
+        rows=tuple(
+            (
+                row.part.value,
+                str(row.migrations),
+                str(row.given_up) if row.given_up else "–",
+                _errors_text(row.duration),
+            )
+            for row in rows
+        ),
+    )
+
+
+def learned_part_blocks(rows: Sequence[LearnedPart]) -> Iterator[Block]:
+    """Lay out what the next predictions of parts are made with."""
+    if not rows:
+        return
+    yield Table(
+        title="Learned of parts: the next predictions take this into account",
+        columns=(
+            Column(title="part"),
+            Column(title="of"),
+            Column(title="seen", right=True),
+            Column(title="given up", right=True),
+            Column(title="takes", right=True),
+            Column(title="at most", right=True),
+            Column(title="bytes at"),
+        ),
+        rows=tuple(
+            (
+                row.part.value,
+                row.of or "others",
+                str(row.migrations),
+                str(row.given_up) if row.given_up else "–",
+                "–" if row.seconds is None else seconds_text(row.seconds),
+                "–" if row.upper_seconds is None else seconds_text(row.upper_seconds),
+                _pace_text(row),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _pace_text(row: LearnedPart) -> str:
+    if row.efficiency_ratio is not None:
+        return f"{ratio_text(row.efficiency_ratio)} of the stated rate"
+    if row.bytes_per_second is not None:
+        return f"{bytes_text(row.bytes_per_second)}/s"
+    return "the granted rate" if row.seconds is None else "–"
 
 
 def _learned_row(row: Learned) -> tuple[Cell, ...]:

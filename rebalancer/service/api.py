@@ -259,7 +259,19 @@ def _answer_errors(app: FastAPI) -> None:
 
 def _fault_text(fault: dict[str, Any]) -> str:
     path = ".".join(str(step) for step in fault["loc"] if step not in ("body", "query", "path"))
-    return f"{path}: {fault['msg']}" if path else str(fault["msg"])
+    match fault["type"]:
+        case "json_invalid":
+            # Its path is where in the text the parser gave up.
+            return f"the body is not valid JSON: {fault['ctx']['error']}"
+        case "model_attributes_type":
+            text = "expected a JSON object"
+        case "extra_forbidden":
+            text = "unknown key"
+        case "value_error":
+            text = str(fault["ctx"]["error"])
+        case _:
+            text = str(fault["msg"])
+    return f"{path}: {text}" if path else text
 
 
 def _json(tree: dict[str, Any], status: int = 200) -> Response:

@@ -6,18 +6,19 @@ not fit the cluster any more, or was applied before, moves nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rebalancer.cluster.plan import Plan
 from rebalancer.errors import PlanRefusedError, UnknownOutcomeError
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.power_executor import PowerOutcome
-from rebalancer.service.access import ChangeAccess
 from rebalancer.service.carrying import carry_out, moved_text
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, Settings, journal_url
 from rebalancer.service.duty import Considered, Duty, Reach, Report
 from rebalancer.service.plan_file import plan_of_text
-from rebalancer.service.power_duty import power_verdict
+from rebalancer.service.power_duty import Switched
 from rebalancer.service.power_rollout import sleep_last, wake_first
 from rebalancer.service.recommendations import Recommendation, Recommendations
 from rebalancer.service.session import Session, observe
@@ -81,9 +82,10 @@ def _carried_out(
             slept: tuple[PowerOutcome, ...] = ()
             if not result.stopped:
                 slept = sleep_last(work, plan, duty.policy, result.outcomes, reach.should_stop)
-    switched = power_verdict([*woken, *slept])
-    said = f"{moved_text(plan, result)}{switched}; plan {plan.id} was approved {found.approved_by}"
-    return _report(plan, said, read.clock.now(), acted=True)
+    switched = Switched.of([*woken, *slept])
+    said = moved_text(plan, result) + switched.said
+    said += f"; plan {plan.id} was approved {found.approved_by}"
+    return replace(_report(plan, said, read.clock.now(), acted=True), woke=switched.woke)
 
 
 def _refuse_unless_new(journal: Journal, plan: Plan, cluster: str) -> None:

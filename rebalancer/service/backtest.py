@@ -75,6 +75,17 @@ def backtest(
     use = read_recorded_use(trace, label)
     seen = observe(asked, read)
     matched = match(seen, use)
+    if not matched.cores and set(use.cores) & {key for vm in seen.vms for key in (vm.id, vm.name)}:
+        raise InvalidFileError(
+            [
+                Fault(
+                    file=str(trace),
+                    problem=f"no sample of any VM of cluster {seen.cluster} is a number",
+                    expected="expected cores for one of them at least; names that several VMs "
+                    "have do not count",
+                )
+            ]
+        )
     if not matched.cores:
         known = ", ".join(sorted(vm.name for vm in seen.vms)[:5])
         raise InvalidFileError(

@@ -24,7 +24,8 @@ from rebalancer.errors import RebalancerError
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import Move
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, journal_url
 from rebalancer.service.duty import Duty, Reach, duty_of
 from rebalancer.service.session import Session
@@ -262,12 +263,15 @@ def _cycles(
         should_stop=lambda: StopRequest.NO,
     )
     world.advance(use.interval_seconds)
-    while (due := _next_due(session, duty, world, use)) < use.seconds:
+    woke = False
+    # A daemon that has woken a host looks again at once.
+    while (due := world.seconds if woke else _next_due(session, duty, world, use)) < use.seconds:
         world.advance(max(0.0, due - world.seconds))
-        at = world.now
+        at, woke = world.now, False
         try:
             report = tour(session, duty, reach)
             verdict, migrations = report.verdict, report.migrations if report.past.acted else 0
+            woke = report.woke
         except RebalancerError as error:
             verdict, migrations = f"error: {' '.join(str(error).split())}", 0
         yield ReplayedCycle(at=at, verdict=verdict, migrations=migrations)

@@ -10,9 +10,9 @@ from rebalancer.rollout.events import Event, MigrationEnded
 from rebalancer.rollout.executor import RolloutResult, execute, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease, is_dead
-from rebalancer.service.access import ChangeAccess
 from rebalancer.service.budgets import settings_for
-from rebalancer.service.configured import rollout_settings
+from rebalancer.service.change_access import ChangeAccess
+from rebalancer.service.configured_rollout import rollout_settings
 from rebalancer.service.duty import Duty, Reach
 from rebalancer.service.hooks import drain_desk, owed_texts
 from rebalancer.service.lookout import watching

@@ -1,11 +1,16 @@
-"""The `rebalancer` command: its subcommands, and how errors become messages and exit codes."""
+"""The `rebalancer` command: its subcommands, and how errors become messages and exit codes.
+
+A subcommand is loaded when it is called, which is why they are listed by name here: `plan` should
+not wait for the daemon's scheduler to be imported.
+"""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
 from rich.console import Console
@@ -13,75 +18,78 @@ from typer.exceptions import Abort, TyperException
 
 from rebalancer import __version__
 from rebalancer.errors import ExitCode, RebalancerError
-from rebalancer.service import (
-    acting,
-    approving,
-    backtest,
-    doctor,
-    draining,
-    explaining,
-    looking,
-    migrating,
-    power_commands,
-    recovering,
-    rehearsal,
-    steering,
-)
 
-app = typer.Typer(
-    name="rebalancer",
-    help="Keep VMs where they belong on KVM hosts that run plain libvirt. "
-    "Nothing is changed without --yes.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-config_app = typer.Typer(help="Settings.", no_args_is_help=True)
-app.add_typer(config_app, name="config")
-power_app = typer.Typer(help="Hosts switched on and off.", no_args_is_help=True)
-app.add_typer(power_app, name="power")
+COMMANDS: Mapping[str, str] = {
+    "plan": "proposing.plan",
+    "apply": "acting.apply",
+    "run": "acting.run",
+    "drain": "draining.drain",
+    "undrain": "draining.undrain",
+    "migrate": "migrating.migrate",
+    "status": "looking.status",
+    "history": "looking.history",
+    "show": "looking.show",
+    "explain": "explaining.explain",
+    "snapshot": "looking.take_snapshot",
+    "simulate": "rehearsal.simulate",
+    "backtest": "backtest.backtest",
+    "validate": "looking.validate",
+    "doctor": "doctor.doctor",
+    "recover": "recovering.recover",
+    "leftovers": "left_overs.leftovers",
+    "approve": "approving.approve",
+    "reject": "approving.reject",
+    "pause": "steering.pause",
+    "resume": "steering.resume",
+    "cancel": "steering.cancel",
+    "throttle": "steering.throttle",
+    "config show": "looking.show_config",
+    "power status": "power_commands.status",
+    "power wake": "power_commands.wake_hosts",
+    "power sleep": "power_commands.sleep_hosts",
+    "power history": "power_commands.history",
+}
+"""Where in `rebalancer.service` the function of each subcommand is."""
+GROUPS: Mapping[str, str] = {"config": "Settings.", "power": "Hosts switched on and off."}
 
 
-@app.callback(invoke_without_command=True)
+def app_for(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The command, with the subcommand that is called first in `arguments`.
+
+    Where none is (help, completion, a misspelt one) it has all of them.
+    """
+    app = typer.Typer(
+        name="rebalancer",
+        help="Keep VMs where they belong on KVM hosts that run plain libvirt. "
+        "Nothing is changed without --yes.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback(invoke_without_command=True)(_main)
+    called = [name for name in COMMANDS if name.split()[0] in arguments[:1]]
+    groups: dict[str, typer.Typer] = {}
+    for name in called or COMMANDS:
+        *group, word = name.split()
+        parent = app
+        for title in group:
+            if title not in groups:
+                groups[title] = typer.Typer(help=GROUPS[title], no_args_is_help=True)
+                app.add_typer(groups[title], name=title)
+            parent = groups[title]
+        module, function = COMMANDS[name].split(".")
+        loaded = importlib.import_module(f"rebalancer.service.{module}")
+        parent.command(word)(getattr(loaded, function))
+    return app
+
+
 def _main(
     version: bool = typer.Option(False, "--version", help="Say which version this is."),
 ) -> None:
     if version:
         typer.echo(f"rebalancer {__version__}")
         raise typer.Exit
-
-
-for name, command in (
-    ("plan", looking.plan),
-    ("apply", acting.apply),
-    ("run", acting.run),
-    ("drain", draining.drain),
-    ("undrain", draining.undrain),
-    ("migrate", migrating.migrate),
-    ("status", looking.status),
-    ("history", looking.history),
-    ("show", looking.show),
-    ("explain", explaining.explain),
-    ("snapshot", looking.take_snapshot),
-    ("simulate", rehearsal.simulate),
-    ("backtest", backtest.backtest),
-    ("validate", looking.validate),
-    ("doctor", doctor.doctor),
-    ("recover", recovering.recover),
-    ("approve", approving.approve),
-    ("reject", approving.reject),
-    ("pause", steering.pause),
-    ("resume", steering.resume),
-    ("cancel", steering.cancel),
-    ("throttle", steering.throttle),
-):
-    app.command(name)(command)
-config_app.command("show")(looking.show_config)
-power_app.command("status")(power_commands.status)
-power_app.command("wake")(power_commands.wake_hosts)
-power_app.command("sleep")(power_commands.sleep_hosts)
-power_app.command("history")(power_commands.history)
 
 
 def program() -> int:
@@ -105,8 +113,9 @@ def program() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit code; errors are told on standard error."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app_for(given)(given, standalone_mode=False)
     except RebalancerError as error:
         return _fail(str(error), error.exit_code)
     except TyperException as error:

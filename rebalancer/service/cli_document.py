@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from rebalancer.service.cli import app
+from rebalancer.service.cli import app_for
 
 HEAD = """\
 # The command line
@@ -27,7 +27,7 @@ by `run` in `mode: auto`. Results go to standard output, everything else to stan
 
 def document() -> str:
     """Write the whole page."""
-    return "\n".join([HEAD, *_pages(typer.main.get_command(app), "rebalancer")])
+    return "\n".join([HEAD, *_pages(typer.main.get_command(app_for()), "rebalancer")])
 
 
 # The classes of commands are not public, as typer brings its own copy of click.

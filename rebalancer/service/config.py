@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,11 @@ def _environment_layer() -> tuple[Layer, Mapping[str, str]]:
     try:
         layer: Layer = EnvSettingsSource(_Environment)()
     except SettingsError as error:
-        raise UsageError(f"{_PREFIX}*: {error}; lists and sections are written as JSON") from error
+        # Its text names the key in quotes, and classes of the library.
+        key = next(iter(re.findall(r'"(\w+)"', str(error))), "*")
+        raise UsageError(
+            f"{_PREFIX}{key.upper()}: not valid JSON; lists and sections are written as JSON"
+        ) from error
     _check(layer, _variable)
     return layer, {dotted(path): _variable(path) for path in _leaves(layer)}
 

@@ -51,7 +51,7 @@ rates are bytes per second or `200MiB/s`, `10Gbit/s`; ratios are `0.2` or `20%`.
 
 _SITES = {
     "name": "What hosts and links call it.",
-    "energy_price_per_kwh": "In whatever currency, the same for all sites.",
+    "energy_price_per_kwh": "In whatever currency, the same for all sites; may be below 0.",
     "energy_price_per_kwh_by_hour": "A price for each hour of the day, UTC, instead of the former.",
     "carbon_g_per_kwh": "Grams of CO₂ for each kilowatt hour.",
     "carbon_g_per_kwh_by_hour": "The same for each hour of the day, UTC.",

@@ -17,7 +17,8 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from rebalancer.cluster.inventory import HostState, Rack
+from rebalancer.cluster.inventory import HostState
+from rebalancer.cluster.sites import Rack
 from rebalancer.collect.snapshot_model import LinkEntry, Name, SiteEntry, Text
 from rebalancer.files import Bytes, BytesPerSecond, Cores, FileModel, Ratio
 from rebalancer.service.api_format import ApiSettings

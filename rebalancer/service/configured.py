@@ -1,23 +1,18 @@
-"""What the settings mean to the stages: hosts to observe, links between sites, patience."""
+"""What the settings mean to those who look: hosts to observe, links between sites, past use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from rebalancer.cluster.inventory import HostId, Link, Rack, Site
-from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.inventory import HostId
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.collect.observations import LibvirtHost
 from rebalancer.collect.past_use import InventoryWithHistory, Requirement
 from rebalancer.collect.prometheus_source import PrometheusSource, UsageQueries
 from rebalancer.collect.remembered_use import UseMemory
 from rebalancer.collect.sources import InventorySource
-from rebalancer.rollout.executor import Settings as ExecutorSettings
-from rebalancer.rollout.libvirt_connections import CallLimits, HostAddress
-from rebalancer.rollout.steps import FailureBudget
-from rebalancer.rollout.track import Times
 from rebalancer.service.config_format import HostSettings, Settings
 
 
@@ -29,28 +24,6 @@ def libvirt_hosts(settings: Settings) -> tuple[LibvirtHost, ...]:
 def migration_uris(settings: Settings) -> Mapping[HostId, str]:
     """Return where hosts reach each other's libvirt when they migrate, for printed commands."""
     return {HostId(host.name): host.peer_uri or host.uri for host in settings.hosts}
-
-
-def host_addresses(settings: Settings) -> Mapping[HostId, HostAddress]:
-    """Return how the driver and the hosts reach each host."""
-    return {
-        HostId(host.name): HostAddress(
-            uri=host.uri,
-            peer_uri=host.peer_uri,
-            migration_uri=host.migration_uri,
-            storage=host.storage,
-        )
-        for host in settings.hosts
-    }
-
-
-def call_limits(settings: Settings) -> CallLimits:
-    """Return how long calls to libvirt may take."""
-    return CallLimits(
-        call_seconds=settings.rollout.call_timeout_seconds,
-        look_seconds=min(CallLimits().look_seconds, settings.rollout.call_timeout_seconds),
-        abort_seconds=settings.rollout.abort_timeout_seconds,
-    )
 
 
 def sites_of(settings: Settings) -> tuple[Site, ...]:
@@ -128,29 +101,6 @@ def _host_in(uri: str) -> str:
         return urlsplit(uri).hostname or ""
     except ValueError:  # brackets that are not closed, say: libvirt will tell
         return ""
-
-
-def rollout_times(settings: Settings) -> Times:
-    """Return how long a rollout waits for what."""
-    return Times(shutdown_seconds=settings.rollout.shutdown_timeout_seconds)
-
-
-def rollout_settings(
-    settings: Settings, policy: Policy, uris: Mapping[HostId, str]
-) -> ExecutorSettings:
-    """Return what the policy and the settings say about rollouts."""
-    return replace(
-        ExecutorSettings.of(policy),
-        budget=failure_budget(settings),
-        times=rollout_times(settings),
-        uri_of=lambda host: uris.get(host, host),
-    )
-
-
-def failure_budget(settings: Settings) -> FailureBudget:
-    """Return how many migrations may fail before a rollout starts no more."""
-    rollout = settings.rollout
-    return FailureBudget(failures=rollout.failure_budget, ratio=rollout.failure_share)
 
 
 def _libvirt_host(host: HostSettings) -> LibvirtHost:

@@ -14,6 +14,7 @@ from rebalancer.cluster.explanation import Explanation
 from rebalancer.cluster.inventory import HostId, Snapshot, VmId
 from rebalancer.cluster.plan import Placement, Plan, Unsolved, Verdict, VerdictKind
 from rebalancer.cluster.policy import BalanceGoal, DrainGoal, MovementGoal, Policy
+from rebalancer.cluster.pools import relocated
 from rebalancer.forecast.demand import forecast_demand
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.explain.capacity import advise_on_capacity
@@ -96,6 +97,7 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
     closed = out_of_hours(plan, policy, request.now)
     notes = (
         *notes_on(snapshot, policy),
+        *explanation.notes,
         *((f"the moves are for the next maintenance window: {closed}",) if closed else ()),
         *(() if is_followed else (DOES_LESS,)),
     )
@@ -163,8 +165,7 @@ def explained(
     clock, share = request.seconds_passed, ADVICE_SHARE * request.solve_seconds
     ends_at = clock() + min(ADVICE_SECONDS, share)
     budget = Budget(clock=clock, ends_at=ends_at, workers=request.workers)
-    vms = tuple(replace(vm, host=moved.get(vm.id, vm.host)) for vm in snapshot.vms)
-    after = replace(snapshot, vms=vms)
+    after = relocated(snapshot, moved)
     return replace(
         placement.explanation,
         gains=tuple(gain for gain in placement.explanation.gains if gain.vm in moved),

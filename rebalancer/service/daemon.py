@@ -33,9 +33,10 @@ from rebalancer.rollout.events import Event
 from rebalancer.rollout.leaders import Leaders
 from rebalancer.rollout.steps import StopRequest
 from rebalancer.service import api_daemon
-from rebalancer.service.access import Where, open_for_change, open_for_reading
+from rebalancer.service.access import Where, open_for_reading
 from rebalancer.service.api_notices import Noticeboard, Notices, Seen
 from rebalancer.service.approved import carry_out_approved, keep_if_recommended
+from rebalancer.service.change_access import open_for_change
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url
 from rebalancer.service.duty import Considered, Duty, Reach, Report
@@ -43,11 +44,13 @@ from rebalancer.service.leading import Leadership, Role, Standing, fenced
 from rebalancer.service.logs import set_up_logs
 from rebalancer.service.memory import give_back, keep_small
 from rebalancer.service.notify import Notifier, watchdog_seconds
+from rebalancer.service.pulse import Pulse
 from rebalancer.service.setup import Load, Setup, load_setup
 from rebalancer.service.split_watch import Means, SplitWatch
 from rebalancer.service.stability import PastCycle
-from rebalancer.service.timetable import Timetable, next_cycle
+from rebalancer.service.timetable import Timetable
 from rebalancer.service.touring import remember, tour
+from rebalancer.service.wording import in_one_line
 
 log = logging.getLogger(__name__)
 
@@ -74,24 +77,6 @@ def run(config: Path | None, policy: Path | None, *, auto: bool) -> ExitCode:
     set_up_logs(setup.settings.daemon.log)
     daemon = Daemon(load, setup, Notifier(os.environ))
     return daemon.serve(watchdog_seconds(os.environ))
-
-
-class Pulse:
-    """Whether the worker gets on: it beats whenever it has done something."""
-
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Measure time by `monotonic`."""
-        self._monotonic = monotonic
-        self._last = monotonic()
-        self.busy = False
-
-    def beat(self) -> None:
-        """Show that something was done."""
-        self._last = self._monotonic()
-
-    def is_stuck(self, patience_seconds: float) -> bool:
-        """Whether the worker is in the middle of something and nothing has happened for long."""
-        return self.busy and self._monotonic() - self._last > patience_seconds
 
 
 class Daemon:
@@ -125,6 +110,11 @@ class Daemon:
         """What it last came to, policy by policy."""
         return self._board.read()
 
+    @property
+    def due(self) -> tuple[str, ...]:
+        """The policies whose turn it is, besides the one that is looked after."""
+        return tuple(sorted(self._queued))
+
     # Cycles ------------------------------------------------------------------------------------
 
     def run_due(self, name: str) -> str:
@@ -155,12 +145,14 @@ class Daemon:
             # A bug must not end a loop that nobody watches; its trace goes to the log.
             log.exception("cycle_failed", extra={"policy": name})
             verdict, level = f"failed: {type(error).__name__}: {error}", logging.ERROR
-        verdict = " ".join(verdict.split())  # errors may have several lines, a verdict has one
+        verdict = in_one_line(verdict)  # errors may have several lines, a verdict has one
         if report is None:
             self._remember_trouble(setup, name, verdict)
         seconds = time.monotonic() - began
         self._put_up(setup, duty, verdict, seconds)
         self._tell(setup, duty, report, verdict, level, seconds)
+        if report is not None and report.woke:
+            self._is_due(name)  # no load should wait for an interval once there is a host for it
         return verdict
 
     def _put_up(self, setup: Setup, duty: Duty, verdict: str, seconds: float) -> None:
@@ -170,7 +162,7 @@ class Daemon:
             verdict,
             at=_now(),
             took_seconds=seconds,
-            next_at=next_cycle(duty, setup.settings),
+            next_at=self._timetable.next_of(duty, setup.settings),
         )
 
     def _on_considered(self, duty: Duty, considered: Considered) -> None:
@@ -340,7 +332,7 @@ class Daemon:
         settings = self._setup.settings
         self._board.expect(
             {
-                name: (duty.mode, next_cycle(duty, settings))
+                name: (duty.mode, self._timetable.next_of(duty, settings))
                 for name, duty in self._setup.duties.items()
             }
         )

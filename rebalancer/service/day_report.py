@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rebalancer.service.layout import Block, Column, Line, Table, Tone
 from rebalancer.service.wording import count_text, ratio_text, when_text
-from rebalancer.simulation.day import DayResult
+
+if TYPE_CHECKING:
+    from rebalancer.simulation.day import DayResult
 
 _KWH = 3.6e6
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from rebalancer.cluster.compatibility import HOST_CPU, misfits
 from rebalancer.cluster.inventory import Host, HostState, Snapshot, Vm
+from rebalancer.cluster.policy import Policy
 from rebalancer.collect.host_check import HostCheck
 from rebalancer.collect.hypervisor import DomainRecord
 from rebalancer.service.doctor_checks import listed
 from rebalancer.service.doctor_facts import Facts, Finding, Level
+from rebalancer.service.idle_rules import idle_rules
 from rebalancer.service.wording import count_text, ratio_text
 
 _OFF = {HostState.ASLEEP, HostState.DOWN, HostState.UNKNOWN}
@@ -36,8 +38,22 @@ def cluster_findings(facts: Facts) -> Iterator[Finding]:
         yield from _shared("storage", "storage", hosts, vms, _storage_of, lambda vm: vm.storage)
         yield from _shared("network", "networks", hosts, vms, _networks_of, lambda vm: vm.networks)
         yield from _unmovable(facts.snapshot, hosts)
+        yield from _idle_rules(facts.snapshot, facts.in_force)
     yield from _telemetry(facts)
     yield from _untold(facts)
+
+
+def _idle_rules(snapshot: Snapshot, policies: Mapping[str, Policy]) -> Iterator[Finding]:
+    """Rules that protect nothing, most often for a slip in a name or label."""
+    for file, policy in policies.items():
+        for idle in idle_rules(snapshot, policy):
+            yield Finding(
+                level=Level.NOTE if idle.is_general else Level.WARNING,
+                area="policy",
+                about=file,
+                text=f"rule {idle.rule} protects nothing: {idle.text}",
+                todo=f"correct rule {idle.rule}, or name and label what it is to be about",
+            )
 
 
 # Definitions --------------------------------------------------------------------------------

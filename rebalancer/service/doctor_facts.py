@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import IntEnum
 
 from rebalancer.cluster.inventory import HostId, Snapshot
+from rebalancer.cluster.policy import Policy
 from rebalancer.collect.host_check import HostCheck
 from rebalancer.collect.past_use import Coverage
 
@@ -114,6 +115,8 @@ class Facts:
     prometheus_url: str = ""
     coverage: Coverage | None = None
     hooks: tuple[HookFacts, ...] = ()
+    in_force: Mapping[str, Policy] = field(default_factory=dict)
+    """The policies that can be read, by file."""
 
     @property
     def names(self) -> Mapping[HostId, str]:

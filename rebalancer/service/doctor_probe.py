@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 
 from rebalancer.cluster.inventory import Mode, Snapshot
+from rebalancer.cluster.policy import Policy
 from rebalancer.collect.host_check import HostCheck, check_hosts
 from rebalancer.collect.past_use import Coverage, coverage_of
 from rebalancer.collect.patience import Abandoned, Patience
@@ -57,6 +58,7 @@ def examine(session: Session, policy: Path | None) -> Facts:
     )
     snapshot, fault = _snapshot(session, checks)
     now = SystemClock().now()
+    policies = dict(_policies(settings, policy))
     return Facts(
         now=now,
         cluster=settings.cluster,
@@ -64,7 +66,8 @@ def examine(session: Session, policy: Path | None) -> Facts:
         user=who_is_asking(),
         is_root=os.geteuid() == 0,
         tls=settings.rollout.tls,
-        policies=dict(_policies(settings, policy)),
+        policies={name: "" if isinstance(p, Policy) else p for name, p in policies.items()},
+        in_force={name: p for name, p in policies.items() if isinstance(p, Policy)},
         journal=journal_facts(session),
         hosts=checks,
         addresses=_addresses(settings.hosts, {check.name: check for check in checks}),
@@ -93,18 +96,17 @@ def _coverage(settings: Settings, snapshot: Snapshot | None) -> Coverage | None:
     return coverage_of(snapshot.usage, snapshot, SystemClock().now(), limit_seconds)
 
 
-def _policies(settings: Settings, named: Path | None) -> Iterator[tuple[str, str]]:
+def _policies(settings: Settings, named: Path | None) -> Iterator[tuple[str, Policy | str]]:
+    """Each policy, or what is wrong with its file; of the default one there is nothing to say."""
     main = named or settings.policy
     files = [*([main] if main is not None else []), *(entry.file for entry in settings.policies)]
     if main is None and not files:
         yield "the default policy", ""
     for file in files:
         try:
-            read_policy(file)
+            yield str(file), read_policy(file)
         except (RebalancerError, OSError) as error:
             yield str(file), str(error)
-        else:
-            yield str(file), ""
 
 
 # The journal --------------------------------------------------------------------------------

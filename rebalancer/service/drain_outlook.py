@@ -19,6 +19,7 @@ from rebalancer.cluster.inventory import Host, HostId, Mode, Snapshot, Vm, VmId
 from rebalancer.cluster.plan import Confidence, Migration, Plan
 from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.rules import Ban, Fence, Pin
+from rebalancer.service.staleness import out_of_hours
 
 CHEAPEST = "cheapest way out: "
 """How planning begins the reason that says which permission would get a VM away."""
@@ -76,6 +77,8 @@ class DrainOutlook:
     leaving: tuple[Leaving, ...]
     ends_seconds: float
     """When the last VM that can leave has left, from the start of the rollout."""
+    waits: str = ""
+    """Why that does not start now: maintenance windows are closed. Empty if it does."""
 
     @property
     def staying(self) -> tuple[Leaving, ...]:
@@ -117,7 +120,10 @@ def drain_outlook(
     leaving.sort(key=lambda one: (place[one.host], order[one.way], one.vm_name, one.vm))
     ends = (one.finish_seconds for one in leaving if one.finish_seconds is not None)
     return DrainOutlook(
-        hosts=tuple(hosts), leaving=tuple(leaving), ends_seconds=max(ends, default=0.0)
+        hosts=tuple(hosts),
+        leaving=tuple(leaving),
+        ends_seconds=max(ends, default=0.0),
+        waits=out_of_hours(plan, policy, plan.created_at),
     )
 
 

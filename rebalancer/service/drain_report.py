@@ -55,6 +55,7 @@ def drain_text(outlook: DrainOutlook, names: Mapping[HostId, str]) -> str:
     return (
         f"{head}; {what} after {seconds_text(outlook.ends_seconds)}, "
         f"no guest stands still for longer than {seconds_text(outlook.longest_pause_seconds)}"
+        + (f"; that does not begin now: {outlook.waits}" if outlook.waits else "")
     )
 
 

@@ -12,7 +12,8 @@ from rebalancer.cluster.plan import PowerStep
 from rebalancer.cluster.policy import Policy
 from rebalancer.rollout.events import Event
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, Settings
 from rebalancer.service.cycle import Cycle
 from rebalancer.service.stability import PastCycle, Rhythm
@@ -74,6 +75,8 @@ class Report:
     migrations: int = 0
     power: tuple[PowerStep, ...] = ()
     """What the plan says of waking hosts and putting them to sleep."""
+    woke: bool = False
+    """Whether hosts are awake now that slept when the plan was made: another one can use them."""
     past: PastCycle
 
 

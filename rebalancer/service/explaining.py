@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import Assignment, HostId, Snapshot, Vm
+from rebalancer.cluster.inventory import Assignment, HostId, Snapshot, Vm, VmId
 from rebalancer.cluster.plan import Plan
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import ExitCode
@@ -26,6 +26,7 @@ from rebalancer.planning.network import Network
 from rebalancer.service import options
 from rebalancer.service.access import Where, open_for_reading
 from rebalancer.service.naming import host_called, vm_called
+from rebalancer.service.plan_edits import AS_MADE
 from rebalancer.service.plan_file import read_plan
 from rebalancer.service.report import Format, render_why
 from rebalancer.service.session import Session, observe, open_session, plan_for, policy_for
@@ -90,13 +91,18 @@ class _View:
             host_names={host.id: host.name for host in self.snapshot.hosts},
             policy=self.policy.name,
             verdict=self.plan.verdict.text,
-            reason=next((m.reason for m in self.plan.migrations if m.vm == vm.id), ""),
+            reason=self.reason(vm.id),
             stays_as=self.stays_as(problem, tiers, x, why) if why.planned == why.present else (),
             asked=other,
             is_there=asked == why.planned,
             journey=journey if isinstance(journey, Journey) else None,
             no_journey=() if isinstance(journey, Journey) else journey,
         )
+
+    def reason(self, vm: VmId) -> str:
+        """Why the plan moves a VM; empty if it does not."""
+        found = next((m.reason for m in self.plan.migrations if m.vm == vm), "")
+        return f"{found} (so the plan that was made)" if found and self.plan.is_edited else found
 
     def stays_as(
         self, problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, why: WhyHere
@@ -144,6 +150,8 @@ class _View:
 
 def _warn_if_it_is_about_something_else(session: Session, view: _View) -> None:
     plan, remarks = view.plan, []
+    if plan.is_edited:
+        remarks.append(f"plan {plan.id} was edited since it was made: {AS_MADE}")
     if plan.snapshot_fingerprint != view.snapshot.fingerprint:
         remarks.append(f"the cluster is not as it was when plan {plan.id} was made")
     if plan.policy_fingerprint != view.policy.fingerprint:

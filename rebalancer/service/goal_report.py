@@ -26,6 +26,10 @@ def _later_text(tier: LaterTier) -> str:
         # Without a bound the gap is all there is, which says nothing.
         proof = ""
     goals = " and ".join(tier.goals) or "nothing"
+    if abs(tier.after - tier.before) <= SAME:
+        # What earlier tiers left as it is: its loose bound would read as if much could be gained.
+        proof = proof if gap <= SAME else ""
+        return f"then, in tier {tier.tier}, {goals}: {tier.before:.4g}, unchanged{proof}"
     return f"then, in tier {tier.tier}, {goals}: {tier.before:.4g} → {tier.after:.4g}{proof}"
 
 

@@ -20,7 +20,7 @@ from rebalancer.rollout.driver import Command, HypervisorDriver, Reply, Ticket
 from rebalancer.rollout.leaders import Leader, Leaders
 from rebalancer.rollout.lease import Owner, is_dead, this_process
 from rebalancer.rollout.power import PowerCommand, PowerDriver, PowerReply
-from rebalancer.service.access import ChangeAccess
+from rebalancer.service.change_access import ChangeAccess
 
 log = logging.getLogger(__name__)
 

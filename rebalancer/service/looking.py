@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -11,26 +10,25 @@ import typer
 
 from rebalancer.cluster.inventory import HostState
 from rebalancer.cluster.plan import ENDED_STATES, MigrationState
-from rebalancer.cluster.policy import Policy
 from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from rebalancer.errors import ExitCode, InvalidFileError, UsageError
-from rebalancer.planning.accuracy import Accuracy, accuracy_of
+from rebalancer.planning.accuracy import Past, accuracy_of, part_accuracy_of
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.leaders import Leaders
 from rebalancer.rollout.lease import LeaseHolder, is_dead
 from rebalancer.rollout.records import MigrationRow, RolloutRow, RolloutStatus
-from rebalancer.service import exit_codes, options
-from rebalancer.service.access import ReadAccess, Where, open_for_reading, policy_of
+from rebalancer.service import options
+from rebalancer.service.access import Where, open_for_reading
 from rebalancer.service.account import HistoryRow, HostNote, RunningRow, Status
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import effective_settings, journal_url, load_settings
-from rebalancer.service.cycle import Cycle
 from rebalancer.service.cycle_history import CycleHistory
 from rebalancer.service.file_kind import FileKind, kind_of
-from rebalancer.service.found import progress_to
 from rebalancer.service.maintenance_command import maintenance_texts
-from rebalancer.service.plan_file import plan_of_text, read_plan, write_plan
+from rebalancer.service.old_disks import known_left_overs, left_overs_text
+from rebalancer.service.plan_file import plan_of_text, read_plan
 from rebalancer.service.policy_file import read_policy
+from rebalancer.service.rehearsed_access import policy_of
 from rebalancer.service.report import (
     Format,
     render_accuracy,
@@ -43,71 +41,13 @@ from rebalancer.service.report import (
 )
 from rebalancer.service.session import (
     Session,
-    apply_command,
     learned_from,
     observe,
     open_session,
-    plan_for,
-    policy_for,
     with_dirty_rates,
 )
-from rebalancer.service.stability import look_back_seconds, rests_ignored
 from rebalancer.service.steering import throttled_text
 from rebalancer.simulation.scenario import read_scenario
-
-
-def plan(
-    config: options.Config = None,
-    scenario: options.FromScenario = None,
-    snapshot: options.FromSnapshot = None,
-    policy: options.PolicyFile = None,
-    out: options.PlanOut = None,
-    output: options.Output = Format.TABLE,
-    wide: options.Wide = False,
-    commands: Annotated[
-        bool, typer.Option("--print-commands", help="Add the virsh commands of every step.")
-    ] = False,
-    probe: options.Probe = False,
-    solver_time: options.SolveTime = None,
-    detailed_exitcode: options.DetailedExitCode = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Say what is found while it is searched.")
-    ] = False,
-) -> ExitCode:
-    """Say which VMs should move where, how, how long it takes; change nothing."""
-    session = open_session(config, placement__time_limit_seconds=solver_time)
-    access = open_for_reading(session.settings, Where(scenario=scenario, snapshot=snapshot))
-    in_force = policy_for(session, access, policy)
-    seen = observe(session, access)
-    tell = progress_to(session.err) if verbose else None
-    cycle = plan_for(session, access, seen, in_force, tell=tell, probe=probe)
-    if out is not None:
-        write_plan(cycle.plan, out)
-    render_plan(
-        cycle.plan,
-        output,
-        session.out,
-        wide=wide,
-        commands=commands,
-        apply_with=apply_command(out, config=config, scenario=scenario, policy=policy),
-    )
-    if cycle.snapshot.usage_fault:
-        session.err.print(cycle.snapshot.usage_fault, markup=False, soft_wrap=True)
-    if ignored := _rests_ignored(session, access, cycle, in_force):
-        session.err.print(ignored, markup=False, soft_wrap=True)
-    if out is None and cycle.plan.migrations:
-        session.err.print("nothing was changed: --out plan.json saves the plan for apply")
-    return exit_codes.for_plan(cycle.plan, detailed=detailed_exitcode)
-
-
-def _rests_ignored(session: Session, access: ReadAccess, cycle: Cycle, policy: Policy) -> str:
-    if not (access.is_real and access.has_past):
-        return ""
-    now = access.clock.now()
-    since = now - timedelta(seconds=look_back_seconds(policy.limits))
-    with session.existing_journal() as journal:
-        moves = journal.moves_since(since, access.cluster) if journal is not None else ()
-    return rests_ignored(cycle.plan, cycle.snapshot, policy.limits, moves, now)
 
 
 def take_snapshot(
@@ -136,6 +76,7 @@ def take_snapshot(
 def status(config: options.Config = None, output: options.Output = Format.TABLE) -> ExitCode:
     """Say who is changing the cluster, what is being moved, and which hosts are draining."""
     session = open_session(config)
+    session.say_if_there_is_no_journal()
     now = status_of(session)
     render_status(now, output, session.out)
     return ExitCode.UNKNOWN_OUTCOME if now.unknown else ExitCode.SUCCESS
@@ -155,11 +96,14 @@ def history(
 ) -> ExitCode:
     """List what was rolled out, by whom, and how it went."""
     session = open_session(config)
+    session.say_if_there_is_no_journal()
     with session.existing_journal() as journal:
         cluster = None if everything else session.settings.cluster
         if accuracy:
-            learned = learned_from(journal, session.settings.cluster).listed()
-            render_accuracy(_accuracy(journal, cluster, limit), learned, output, session.out)
+            learned = learned_from(journal, session.settings.cluster)
+            past = _past(journal, cluster, limit)
+            judged, parts = accuracy_of(past), part_accuracy_of(past)
+            render_accuracy(judged, parts, learned, output, session.out)
             return ExitCode.SUCCESS
         rows = (
             []
@@ -287,6 +231,7 @@ def _status(session: Session, journal: Journal | None) -> Status:
         ),
         unknown=tuple(_running_row(row) for row in rows if row.state is MigrationState.UNKNOWN),
         maintenance=maintenance_texts(session),
+        left_overs=left_overs_text(known_left_overs(journal_url(settings), settings.cluster)),
         hosts=tuple(
             HostNote(host=mark.host, state=HostState.DRAINING, reason=mark.reason, since=mark.since)
             for mark in sorted(drains, key=lambda mark: mark.host)
@@ -331,10 +276,10 @@ def _running_row(row: MigrationRow) -> RunningRow:
     )
 
 
-def _accuracy(journal: Journal | None, cluster: str | None, limit: int) -> tuple[Accuracy, ...]:
+def _past(journal: Journal | None, cluster: str | None, limit: int) -> tuple[Past, ...]:
     if journal is None:
         return ()
-    return accuracy_of(
+    return tuple(
         (row.migration, row.outcome)
         for rollout in journal.rollouts(cluster, limit)
         for row in journal.migrations(rollout.id)

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.policy import GeographyCriterion, GeographyGoal, Policy, PowerGoal
+from rebalancer.service.idle_rules import idle_rules
 
 
 def notes_on(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
     """Say which numbers and names of the policy do not fit the cluster; nothing fails by them."""
-    return (*_failures(snapshot, policy), *_goals(snapshot, policy))
+    return (
+        *_failures(snapshot, policy),
+        *_goals(snapshot, policy),
+        *_rules(snapshot, policy),
+    )
 
 
 def _failures(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
@@ -33,6 +38,12 @@ def _goals(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
             )
         if isinstance(goal, GeographyGoal) and (why := _meaningless(goal, snapshot)):
             yield f"goal geography ({goal.criterion}) has no effect: {why}"
+
+
+def _rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
+    for idle in idle_rules(snapshot, policy):
+        if not idle.is_general:
+            yield f"rule {idle.rule} protects nothing: {idle.text}"
 
 
 def _meaningless(goal: GeographyGoal, snapshot: Snapshot) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode
@@ -76,14 +77,16 @@ def plan_blocks(
     """
     yield Line(text=plan.verdict.text, tone=_TONES[plan.verdict.kind])
     if plan.objective is not None:
-        yield Line(text=objective_text(plan.objective), tone=Tone.DIM)
+        as_made = "as it was made: " if plan.is_edited else ""
+        yield Line(text=as_made + objective_text(plan.objective), tone=Tone.DIM)
         yield from later_lines(plan.objective)
     elif plan.verdict.kind is VerdictKind.BALANCED:
         yield Line(
             text="no better placement was searched for: nothing calls for one", tone=Tone.DIM
         )
     if plan.hosts:
-        yield hosts_table(plan.hosts, wide=wide)
+        table = hosts_table(plan.hosts, wide=wide)
+        yield replace(table, title="Hosts, as it was made") if plan.is_edited else table
     if plan.migrations:
         yield steps_table(plan, wide=wide)
     if plan.power:
@@ -108,6 +111,8 @@ def objective_text(objective: Objective) -> str:
     solved = f"{_status_text(objective.status)} after {seconds_text(objective.solve_seconds)}"
     if objective.status is SolveStatus.INFEASIBLE:
         return f"objective {objective.before:.4g}, unchanged; {solved}"
+    if objective.before == objective.after == 0:
+        return f"objective 0, unchanged; {solved}"  # nothing to gain, so no share of it either
     # With a bound of 0 the gap is all there is, which says nothing.
     says_nothing = objective.bound <= 0 and objective.gap_ratio > 0
     gap = f"gap ≤ {at_most_text(objective.gap_ratio)} to the best possible, "
@@ -128,9 +133,10 @@ def totals_text(plan: Plan) -> str:
     predictions = [migration.predicted for migration in plan.migrations]
     downtimes = [prediction.downtime_seconds for prediction in predictions]
     total = sum(prediction.transfer_bytes for prediction in predictions)
+    as_made = "as it was made, it " if plan.is_edited else ""
     return (
         f"{count_text(len(plan.migrations), 'migration')}, {bytes_text(total)} to transfer; "
-        f"takes {seconds_text(plan.makespan_seconds)}, not possible in less than "
+        f"{as_made}takes {seconds_text(plan.makespan_seconds)}, not possible in less than "
         f"{seconds_text(plan.makespan_lower_bound_seconds)}; {_deadline_text(plan)}"
         f"guests stand still for {seconds_text(sum(downtimes))} in all, "
         f"{seconds_text(max(downtimes, default=0.0))} at most for one"

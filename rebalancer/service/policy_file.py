@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,11 @@ def _cron_problem(expression: str) -> str:
         # To cron 0 is Sunday, to the scheduler Monday: a number would be off by a day.
         return "days of the week must be names, because 0 does not mean the same day everywhere"
     try:
-        CronTrigger.from_crontab(expression, timezone="UTC")
+        trigger = CronTrigger.from_crontab(expression, timezone="UTC")
     except (ValueError, TypeError, KeyError) as error:
         return f"not a cron expression: {error}"
+    if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
+        return f"{expression!r} never comes: there is no such day"
     return ""
 
 

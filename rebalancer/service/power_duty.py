@@ -28,7 +28,7 @@ from rebalancer.rollout.power_guard import (
 from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.power_steps import PowerMark, Unneeded, counted
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import Settings, journal_url
 from rebalancer.service.power_switches import can_switch, power_times
 from rebalancer.service.session import Session, observe
@@ -52,20 +52,37 @@ class PowerDuty:
     switchable: frozenset[HostId]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switched:
+    """What came of the power steps of a cycle."""
+
+    said: str = ""
+    """What to add to its verdict."""
+    woke: bool = False
+    """Whether a host is awake now that was not when the plan was made."""
+
+    @classmethod
+    def of(cls, outcomes: Sequence[PowerOutcome]) -> Switched:
+        """Sum up what was done, one host after the other."""
+        said = "".join(f"; {each.action} {each.host}: {each.text}" for each in outcomes)
+        woke = any(each.action is PowerAction.WAKE and each.done for each in outcomes)
+        return cls(said=said, woke=woke)
+
+
 def switch_hosts(
     session: Session,
     access: ChangeAccess,
     duty: PowerDuty,
     steps: Sequence[PowerStep],
     should_stop: Callable[[], StopRequest],
-) -> str:
-    """Carry out the power steps of a cycle's plan; return what to add to its verdict.
+) -> Switched:
+    """Carry out the power steps of a cycle's plan, and say what came of it.
 
     What goes wrong here is told and changes nothing about what the cycle did before.
     """
     read = access.read
     if access.power is None or access.census is None:
-        return ""
+        return Switched()
     try:
         with (
             session.journal(read.clock) as journal,
@@ -73,12 +90,12 @@ def switch_hosts(
             journal.hold(read.cluster) as lease,
         ):
             if journal.wishes(read.cluster).why_paused or journal.unfinished(read.cluster):
-                return ""
+                return Switched()
             tools = power_tools(session.settings, access, power, lease, should_stop)
-            return power_verdict(carry_out_power(duty, steps, tools))
+            return Switched.of(carry_out_power(duty, steps, tools))
     except RebalancerError as error:
         log.error("power_failed", extra={"error": str(error)})  # noqa: TRY400  the sentence says it all
-        return f"; no host was switched: {error}"
+        return Switched(said=f"; no host was switched: {error}")
 
 
 def power_tools(
@@ -229,11 +246,6 @@ def scene_of(duty: PowerDuty, snapshot: Snapshot, marks: Mapping[HostId, PowerMa
         drained=frozenset(duty.drained()),
         allow_autostart=duty.settings.power.allow_autostart,
     )
-
-
-def power_verdict(outcomes: Sequence[PowerOutcome]) -> str:
-    """Say in a few words what was switched; empty if nothing was tried."""
-    return "".join(f"; {outcome.action} {outcome.host}: {outcome.text}" for outcome in outcomes)
 
 
 def _log(outcome: PowerOutcome) -> None:

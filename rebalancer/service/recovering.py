@@ -17,7 +17,8 @@ from rebalancer.rollout.executor import OpenMigration, RolloutResult
 from rebalancer.rollout.executor import recover as recover_rollouts
 from rebalancer.rollout.journal import Journal
 from rebalancer.service import exit_codes, options
-from rebalancer.service.access import ChangeAccess, Where
+from rebalancer.service.access import Where
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.layout import print_blocks
 from rebalancer.service.lookout import watching
 from rebalancer.service.maintenance_command import is_maintenance_unclear, maintenance_texts

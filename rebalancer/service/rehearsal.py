@@ -16,11 +16,11 @@ from rebalancer.rollout.executor import Settings as RolloutSettings
 from rebalancer.rollout.executor import execute
 from rebalancer.rollout.journal import Journal
 from rebalancer.service import exit_codes, options
-from rebalancer.service.access import policy_of, simulated
 from rebalancer.service.budgets import settings_for
 from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json, write_plan
 from rebalancer.service.power_rollout import exit_code_with
+from rebalancer.service.rehearsed_access import policy_of, simulated
 from rebalancer.service.rehearsed_day import rehearse_day
 from rebalancer.service.rehearsed_power import RehearsedPower
 from rebalancer.service.report import Format, render_day, render_outcomes, render_plan

@@ -18,11 +18,12 @@ from rebalancer.rollout.power import Sleep, Wake
 from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.power_steps import Phase
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, policy_of, simulated
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, journal_url
 from rebalancer.service.config_format import HostSettings
 from rebalancer.service.duty import Duty, Reach, rhythm_of
 from rebalancer.service.power_format import HostPowerSettings
+from rebalancer.service.rehearsed_access import policy_of, simulated
 from rebalancer.service.rehearsed_power import note_sleepers
 from rebalancer.service.session import Session
 from rebalancer.service.touring import tour
@@ -52,15 +53,16 @@ def rehearse_day(session: Session, scenario: Scenario, day: Day) -> DayResult:
             mode=RunMode.AUTO,
             rhythm=rhythm_of(policy, day.every_seconds),
         )
-        cycles = []
+        cycles, next_at = [], 0.0
         while datacentre.seconds < day.lasts_seconds:
-            began = datacentre.seconds
             report = tour(inside, duty, _reach(scenario, datacentre, power))
             _break_what_sleeps(day, datacentre, power)
             awake = sum(host.powered for host in datacentre.hosts.values())
             at = datacentre.now
             cycles.append(CycleTold(at=at, verdict=report.verdict, awake=awake))
-            datacentre.advance(max(1.0, began + day.every_seconds - datacentre.seconds))
+            if not report.woke:  # else the daemon looks again at once
+                next_at += day.every_seconds
+            datacentre.advance(max(1.0, next_at - datacentre.seconds))
         quarantined = _quarantined(inside, datacentre)
     taken, all_on = energy_joules(datacentre, power)
     return DayResult(

@@ -19,7 +19,8 @@ from rebalancer.rollout.power_executor import PowerOutcome, size_of
 from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.power_steps import Phase, PowerMark
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.power_rollout import sleep_last, wake_first
 from rebalancer.service.session import Session
 from rebalancer.service.work import Work

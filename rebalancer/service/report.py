@@ -14,15 +14,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.cluster.plan import Outcome, Plan
-from rebalancer.planning.accuracy import Accuracy
-from rebalancer.planning.habits import Learned
+from rebalancer.planning.accuracy import Accuracy, PartAccuracy
+from rebalancer.planning.habits import Calibration
 from rebalancer.service.account import HistoryRow, Status, history_blocks, status_blocks
-from rebalancer.service.accuracy_report import accuracy_blocks, learned_blocks
+from rebalancer.service.accuracy_report import (
+    accuracy_blocks,
+    learned_blocks,
+    learned_part_blocks,
+    part_accuracy_blocks,
+)
 from rebalancer.service.cluster_report import snapshot_blocks
 from rebalancer.service.config import EffectiveSetting
 from rebalancer.service.day_report import day_blocks, day_tree
@@ -34,7 +40,9 @@ from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.plan_report import plan_blocks
 from rebalancer.service.settings_report import settings_blocks
 from rebalancer.service.why_report import WhyReport, why_blocks, why_tree
-from rebalancer.simulation.day import DayResult
+
+if TYPE_CHECKING:
+    from rebalancer.simulation.day import DayResult
 
 
 class Format(StrEnum):
@@ -138,13 +146,25 @@ def render_history(rows: Sequence[HistoryRow], output: Format, console: Console)
 
 
 def render_accuracy(
-    rows: Sequence[Accuracy], learned: Sequence[Learned], output: Format, console: Console
+    rows: Sequence[Accuracy],
+    parts: Sequence[PartAccuracy],
+    learned: Calibration,
+    output: Format,
+    console: Console,
 ) -> None:
     """Write how right predictions were, and what that taught: all pairs of hosts together first."""
+    habits, of_parts = learned.listed(), tuple(learned.parts.listed())
     if output is Format.JSON:
-        _write_json({"accuracy": rows, "learned": learned}, console)
-    else:
-        _render([*accuracy_blocks(rows), *learned_blocks(learned)], output, console)
+        tree = {"accuracy": rows, "parts": parts, "learned": habits, "learned_parts": of_parts}
+        _write_json(tree, console)
+        return
+    blocks = (
+        *accuracy_blocks(rows),
+        *part_accuracy_blocks(parts),
+        *learned_blocks(habits),
+        *learned_part_blocks(of_parts),
+    )
+    _render(blocks, output, console)
 
 
 def render_why(report: WhyReport, output: Format, console: Console, *, wide: bool = False) -> None:

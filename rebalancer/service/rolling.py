@@ -22,13 +22,8 @@ from typing import Any
 from rebalancer.cluster.inventory import HostId, HostState
 from rebalancer.errors import ExitCode, JournalError, LockHeldError, RebalancerError, UsageError
 from rebalancer.forecast.demand import forecast_demand
-from rebalancer.service.access import (
-    ChangeAccess,
-    ReadAccess,
-    Where,
-    open_for_change,
-    open_for_reading,
-)
+from rebalancer.service.access import ReadAccess, Where, open_for_reading
+from rebalancer.service.change_access import ChangeAccess, open_for_change
 from rebalancer.service.emptying import DrainWish, drain_hosts, foreseen, show
 from rebalancer.service.maintenance import Group, Grouping, maintenance_groups
 from rebalancer.service.maintenance_command import (

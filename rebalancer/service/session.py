@@ -30,6 +30,7 @@ from rebalancer.service.access import ReadAccess
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url, load_settings
 from rebalancer.service.cycle import Cycle, Measure, Request, run_cycle
+from rebalancer.service.old_disks import known_left_overs, with_left_overs
 from rebalancer.service.permissions import encrypted_only
 from rebalancer.service.policy_file import parse_policy, read_policy
 from rebalancer.service.power_view import power_marks, with_power
@@ -71,9 +72,30 @@ class Session:
     @property
     def has_journal(self) -> bool:
         """Whether there is one already."""
+        return self._journal_file is None or self._journal_file.exists()
+
+    @property
+    def _journal_file(self) -> Path | None:
         url = sa.make_url(journal_url(self.settings))
         is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-        return not is_file or Path(str(url.database)).exists()
+        return Path(str(url.database)) if is_file else None
+
+    def say_if_there_is_no_journal(self) -> None:
+        """Tell who asks about the past that nothing is kept yet.
+
+        Raises `UsageError` where the settings name a folder that is not there: that is more often
+        a slip than a cluster to which nothing was ever done.
+        """
+        file = self._journal_file
+        if file is None or file.exists():
+            return
+        if self.settings.journal is not None and not file.parent.is_dir():
+            given = self.settings.origins.get("journal", "the settings")
+            raise UsageError(
+                f"journal ({given}): there is no folder {file.parent}; name the folder in which "
+                "the journal is, or make it if nothing was ever rolled out"
+            )
+        self.err.print(f"there is no journal yet: {file}", markup=False, soft_wrap=True)
 
     @contextmanager
     def existing_journal(self) -> Iterator[Journal | None]:
@@ -134,6 +156,9 @@ def observe(
     if access.is_real:
         snapshot = with_power(snapshot, power_marks(session.settings, snapshot.cluster), marked)
         snapshot = _with_known_rates(session, access, snapshot)
+        if session.has_journal and access.has_past:
+            lying = known_left_overs(journal_url(session.settings), snapshot.cluster)
+            snapshot = with_left_overs(snapshot, lying)
     return with_draining(snapshot, {*marked, *hosts_named(snapshot, also_drain)})
 
 
@@ -280,8 +305,11 @@ def learned(session: Session, access: ReadAccess) -> Calibration:
 
 def learned_from(journal: Journal | None, cluster: str) -> Calibration:
     """What the journal's completed migrations of a cluster teach."""
-    rows = journal.completed(cluster, NEWEST) if journal is not None else ()
-    return calibrate((row.migration, row.outcome) for row in rows if row.outcome is not None)
+    if journal is None:
+        return Calibration()
+    rows = journal.completed(cluster, NEWEST), journal.timed_in_parts(cluster, NEWEST)
+    live, in_parts = ([(r.migration, r.outcome) for r in each if r.outcome] for each in rows)
+    return calibrate(live, in_parts)
 
 
 def apply_command(plan_file: Path | None, *flags: str, **options: Path | None) -> str:

@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from rebalancer.errors import LockHeldError, RebalancerError
 from rebalancer.rollout.attempt import Attempt
 from rebalancer.rollout.chronicle import attempt_from
-from rebalancer.rollout.driver import Look, Migrate, Pause, Pending, Returned, Sighting
+from rebalancer.rollout.driver import Look, Migrate, Pause, Pending, Returned
 from rebalancer.rollout.executor import OpenMigration, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import is_dead
 from rebalancer.rollout.reconcile import Repair, reconcile
+from rebalancer.rollout.sightings import Sighting
 from rebalancer.rollout.stale import StaleCopy, stale_copy_of
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess
-from rebalancer.service.configured import rollout_settings
+from rebalancer.service.change_access import ChangeAccess
+from rebalancer.service.configured_rollout import rollout_settings
 from rebalancer.service.duty import Duty, Reach
 from rebalancer.service.session import Session, observe
 

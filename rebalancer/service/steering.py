@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rebalancer.cluster.inventory import HostId
-from rebalancer.cluster.plan import Priority
+from rebalancer.cluster.plan import MigrationState, Priority
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import is_dead
@@ -168,7 +168,26 @@ def ask_to_throttle(
                 link_share=None if off else link_share or wishes.link_share,
             ),
         )
-    return throttled_text(wanted) or "migrates as its policies say"
+        copying = _copying_disks(journal, session.settings.cluster) if link_share else ()
+    said = throttled_text(wanted) or "migrates as its policies say"
+    if not copying:
+        return said
+    return (
+        f"{said}; the pace at which local disks are being copied cannot be changed, so those of "
+        f"{', '.join(copying)} go on as fast as they began, if they are not there yet, and memory "
+        "after them more slowly (to stop them: rebalancer cancel --abort)"
+    )
+
+
+def _copying_disks(journal: Journal, cluster: str) -> tuple[str, ...]:
+    """VMs under way whose local disks may be being copied: libvirt lets nobody slow that down."""
+    at_work = rollout_at_work(journal, cluster)
+    under_way = (MigrationState.REQUEST, MigrationState.TRANSFER)
+    return tuple(
+        row.migration.vm_name
+        for row in (journal.migrations(at_work.id) if at_work is not None else ())
+        if row.migration.disks and row.state in under_way
+    )
 
 
 def throttled_text(wishes: Wishes) -> str:

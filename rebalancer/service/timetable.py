@@ -67,6 +67,11 @@ class Timetable:
             )
         self._duties, self._interval_seconds = duties, daemon.interval_seconds
 
+    def next_of(self, duty: Duty, settings: Settings) -> datetime | None:
+        """Say when a policy is due next: when it was told that it is, or as the settings are."""
+        due: datetime | None = getattr(self._scheduler.get_job(duty.name), "next_run_time", None)
+        return due if due is not None and due > _now() else next_cycle(duty, settings)
+
     def mend_after_a_clock_jump(self) -> None:
         """Put off no cycle for hours because the machine's clock was set back."""
         latest = _now() + timedelta(seconds=self._interval_seconds * 2 + 60)

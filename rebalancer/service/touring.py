@@ -17,18 +17,19 @@ from rebalancer.cluster.plan import Plan, PowerAction
 from rebalancer.errors import LockHeldError
 from rebalancer.rollout.executor import RolloutResult
 from rebalancer.rollout.journal import Journal
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
 from rebalancer.service.carrying import (
     carry_out,
     finish_hooks_of_the_dead,
     look_after,
     moved_text,
 )
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, Settings, journal_url
 from rebalancer.service.considering import consider
 from rebalancer.service.cycle_history import CycleHistory, CycleRecord
 from rebalancer.service.duty import Considered, Duty, Reach, Report
-from rebalancer.service.power_duty import due_steps, power_duty_of, switch_hosts
+from rebalancer.service.power_duty import Switched, due_steps, power_duty_of, switch_hosts
 from rebalancer.service.session import Session, observe
 from rebalancer.service.stability import PastCycle
 
@@ -105,11 +106,11 @@ def _acting(session: Session, duty: Duty, reach: Reach, access: ChangeAccess) ->
         reach.on_considered(duty, considered)
         woken = _woken(session, duty, reach, access, considered.cycle.plan)
         if not considered.decision.act:
-            said = considered.decision.verdict + woken
-            return _report(considered, snapshot, said, acted=False)
+            said = considered.decision.verdict
+            return _report(considered, snapshot, said, woken, acted=False)
         if paused := journal.wishes(read.cluster).why_paused:
-            said = f"paused {paused} (else: {considered.decision.verdict}){woken}"
-            return _report(considered, snapshot, said, acted=False)
+            said = f"paused {paused} (else: {considered.decision.verdict})"
+            return _report(considered, snapshot, said, woken, acted=False)
         plan = considered.cycle.plan
         with journal.hold(read.cluster) as lease:
             if journal.moves_since(snapshot.taken_at, read.cluster):
@@ -118,14 +119,16 @@ def _acting(session: Session, duty: Duty, reach: Reach, access: ChangeAccess) ->
                     "looks again"
                 )
             result = carry_out(session, duty, reach, access, plan, snapshot, journal, lease)
-    return _report(considered, snapshot, moved_text(plan, result) + woken, acted=True)
+    return _report(considered, snapshot, moved_text(plan, result), woken, acted=True)
 
 
-def _woken(session: Session, duty: Duty, reach: Reach, access: ChangeAccess, plan: Plan) -> str:
+def _woken(
+    session: Session, duty: Duty, reach: Reach, access: ChangeAccess, plan: Plan
+) -> Switched:
     """Wake what the plan needs before anything is moved: load does not wait for migrations."""
     steps = [step for step in plan.power if step.action is PowerAction.WAKE]
     if not steps:
-        return ""
+        return Switched()
     task = power_duty_of(session, access, duty.policy, duty.name, duty.rhythm)
     return switch_hosts(session, access, task, steps, reach.should_stop)
 
@@ -137,14 +140,23 @@ def _with_power(
     task = power_duty_of(session, access, duty.policy, duty.name, duty.rhythm)
     sleeping = [step for step in report.power if step.action is PowerAction.SLEEP]
     steps = due_steps(sleeping, moved=report.past.acted)
-    said = switch_hosts(session, access, task, steps, reach.should_stop)
-    return replace(report, verdict=report.verdict + said) if said else report
+    switched = switch_hosts(session, access, task, steps, reach.should_stop)
+    verdict, woke = report.verdict + switched.said, report.woke or switched.woke
+    return replace(report, verdict=verdict, woke=woke)
 
 
-def _report(considered: Considered, snapshot: Snapshot, verdict: str, *, acted: bool) -> Report:
-    plan = considered.cycle.plan
+def _report(
+    considered: Considered,
+    snapshot: Snapshot,
+    verdict: str,
+    woken: Switched | None = None,
+    *,
+    acted: bool,
+) -> Report:
+    plan, woken = considered.cycle.plan, woken or Switched()
     return Report(
-        verdict=verdict,
+        verdict=verdict + woken.said,
+        woke=woken.woke,
         plan=plan.id,
         migrations=len(plan.migrations),
         power=plan.power,

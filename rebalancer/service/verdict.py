@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import HostState, Snapshot
@@ -32,6 +33,7 @@ from rebalancer.placement.imbalance import Imbalance
 from rebalancer.service.wording import count_text
 
 GIB = 1024**3
+BROKEN_NAMED = 3
 
 
 def is_quiet(snapshot: Snapshot, demand: Demand, policy: Policy, load: Imbalance) -> bool:
@@ -91,7 +93,18 @@ def stay(snapshot: Snapshot) -> Placement:
 def judge(
     snapshot: Snapshot, policy: Policy, load: Imbalance, placement: Placement | Unsolved, plan: Plan
 ) -> Verdict:
-    """Put the outcome of a cycle into a sentence with numbers."""
+    """Put the outcome of a cycle into a sentence with numbers.
+
+    A promise that stays broken is in it whatever else there is to say: for many it is all they
+    read. That a host is short of CPU is not: how full the fullest one is they are told anyway.
+    """
+    found = _judge(snapshot, policy, load, placement, plan)
+    return replace(found, text=found.text + _overpromised(plan, policy))
+
+
+def _judge(
+    snapshot: Snapshot, policy: Policy, load: Imbalance, placement: Placement | Unsolved, plan: Plan
+) -> Verdict:
     if isinstance(placement, Unsolved):
         why = "; ".join(conflict.text for conflict in placement.conflicts)
         return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: {why}")
@@ -141,6 +154,23 @@ def _broken(rules: Sequence[str]) -> str:
     several = len(rules) > 1
     which = f"rules {', '.join(rules)} stay" if several else f"rule {rules[0]} stays"
     return f"; {which} broken"
+
+
+def _overpromised(plan: Plan, policy: Policy) -> str:
+    """`; still broken: memory of h1, host failures`: limits of hosts that nothing mends."""
+    names = {rule.name for rule in policy.rules}
+    found = sorted(
+        {
+            violation.rule
+            for violation in plan.violations_after
+            if violation.rule not in names
+            and not violation.rule.startswith(("cpu of ", "vcpus of "))
+        }
+    )
+    if not found:
+        return ""
+    more = f" and {len(found) - BROKEN_NAMED} more" if len(found) > BROKEN_NAMED else ""
+    return f"; still broken: {', '.join(found[:BROKEN_NAMED])}{more}"
 
 
 def _why_nothing_may_move(snapshot: Snapshot, policy: Policy) -> str:
@@ -207,13 +237,18 @@ def _load(load: Imbalance) -> str:
     )
 
 
-def _moves(plan: Plan) -> str:
+def amount_text(plan: Plan) -> str:
+    """Count what a plan moves: `move 2 VMs (8.0 GiB)`."""
     moved = len({migration.vm for migration in plan.migrations})
     gib = sum(each.memory_bytes + each.disk_bytes for each in plan.migrations) / GIB
+    vms = "1 VM" if moved == 1 else f"{moved} VMs"
+    return f"move {vms} ({gib:.1f} GiB)"
+
+
+def _moves(plan: Plan) -> str:
     before = max((host.cpu_ratio_before for host in plan.hosts), default=0.0)
     after = max((host.cpu_ratio_after for host in plan.hosts), default=0.0)
-    vms = "1 VM" if moved == 1 else f"{moved} VMs"
-    return f"move {vms} ({gib:.1f} GiB), peak CPU {before:.2f} → {after:.2f}"
+    return f"{amount_text(plan)}, peak CPU {before:.2f} → {after:.2f}"
 
 
 def _but(snapshot: Snapshot, stuck: tuple[Unmoved, ...]) -> str:

@@ -74,6 +74,16 @@ def when_text(instant: datetime) -> str:
     return f"{instant:%Y-%m-%d %H:%M:%S} {zone}"
 
 
+def in_one_line(text: str) -> str:
+    """Join the lines of a text: items of a list by semicolons, the first one to what it is of."""
+    lines = [" ".join(line.split()).removeprefix("- ") for line in text.splitlines()]
+    said = ""
+    for line in filter(None, lines):
+        gap = "" if not said else " " if said.endswith((":", ".", ";")) else "; "
+        said += gap + line
+    return said
+
+
 def one_line(text: str) -> str:
     """Make foreign text harmless: no line breaks, no terminal control characters.
 

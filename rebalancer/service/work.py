@@ -19,9 +19,10 @@ from rebalancer.rollout.executor import Settings as RolloutSettings
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service import configured, exit_codes
-from rebalancer.service.access import ChangeAccess, Where, open_for_change
+from rebalancer.service import configured_rollout, exit_codes
+from rebalancer.service.access import Where
 from rebalancer.service.budgets import settings_for
+from rebalancer.service.change_access import ChangeAccess, open_for_change
 from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.progress import display_for
@@ -110,7 +111,7 @@ def at_work(
 
 def rollout_settings(session: Session, access: ChangeAccess, policy: Policy) -> RolloutSettings:
     """Put together what the policy and the settings say about rollouts."""
-    return configured.rollout_settings(session.settings, policy, access.read.uris)
+    return configured_rollout.rollout_settings(session.settings, policy, access.read.uris)
 
 
 def refuse_if_paused(journal: Journal, cluster: str) -> None:

@@ -25,7 +25,8 @@ from rebalancer.cluster.inventory import (
     VmId,
     VmState,
 )
-from rebalancer.rollout.driver import Command, StateReason, TransferProgress
+from rebalancer.rollout.driver import Command
+from rebalancer.rollout.sightings import StateReason, TransferProgress
 from rebalancer.simulation import fault_effects, hypervisors
 from rebalancer.simulation.calls import Call
 from rebalancer.simulation.faults import Fault, FaultScript, Stage

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rebalancer.cluster.inventory import HostId, Vm
 from rebalancer.rollout.disk_files import why_not_remove
 from rebalancer.rollout.driver import CreateDisk, Failed, Migrate, RemoveDisk, Reply, Returned
+from rebalancer.rollout.left_over_commands import (
+    DiskFile,
+    LookAtFile,
+    NoDiskFile,
+    RemoveLeftOver,
+)
+from rebalancer.rollout.left_overs import why_not_remove_now
 from rebalancer.simulation.calls import ErrorCode, failure
 
 if TYPE_CHECKING:
@@ -55,6 +63,49 @@ def remove(world: Datacentre, command: RemoveDisk) -> Reply:
     return Returned()
 
 
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a file was written to last that no guest has open; the simulation keeps no such times."""
+
+
+def look_at(world: Datacentre, command: LookAtFile) -> Reply:
+    """Describe a file, and who has it in use."""
+    if (command.host, command.path) not in world.disk_files:
+        return Returned(value=NoDiskFile())
+    owners = [
+        (guest.vm, disk)
+        for guest in world.guests.values()
+        for disk in guest.vm.local_disks
+        if disk.path == command.path
+    ]
+    here = world.hosts[command.host]
+    at_work = [vm for vm, _ in owners if here.process_of(vm.id) is not None]
+    described = owners[0][1] if owners else None
+    size = world.made_files.get((command.host, command.path))
+    if described is not None:
+        size = described.capacity_bytes
+    return Returned(
+        value=DiskFile(
+            capacity_bytes=size or 0,
+            allocated_bytes=size or 0,
+            format=described.format if described is not None else "qcow2",
+            changed_at=world.now if at_work else LONG_AGO,
+            vms=tuple(vm.id for vm in at_work),
+            users=tuple(vm.name for vm in at_work),
+        )
+    )
+
+
+def remove_left_over(world: Datacentre, command: RemoveLeftOver) -> Reply:
+    """Delete an old disk, after the looks that the real driver takes."""
+    there = world.hosts[command.host].view(command.vm)
+    kept = world.hosts[command.keep].view(command.vm)
+    if against := list(why_not_remove_now(there, kept)):
+        return failure(ErrorCode.OPERATION_INVALID, f"refused: {'; '.join(against)}")
+    world.disk_files.discard((command.host, command.path))
+    world.made_files.pop((command.host, command.path), None)
+    return Returned()
+
+
 def why_not_copied(world: Datacentre, command: Migrate, vm: Vm) -> Failed | None:
     """What a hypervisor says to a migration of a VM whose disks are on its host alone."""
     if not vm.local_disk_bytes:
@@ -69,6 +120,17 @@ def why_not_copied(world: Datacentre, command: Migrate, vm: Vm) -> Failed | None
     if missing:
         return failure(ErrorCode.INTERNAL, f"cannot access storage file '{missing[0]}'")
     return None
+
+
+def in_the_way(world: Datacentre, host: HostId) -> frozenset[str]:
+    """Files of a host that have the paths of disks which guests elsewhere have."""
+    elsewhere = {
+        disk.path
+        for guest in world.guests.values()
+        if world.hosts[host].process_of(guest.vm.id) is None
+        for disk in guest.vm.local_disks
+    }
+    return frozenset(path for other, path in world.disk_files if other == host) & elsewhere
 
 
 def pools_of(world: Datacentre, host: HostId) -> dict[str, int] | None:

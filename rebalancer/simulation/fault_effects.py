@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rebalancer.cluster.inventory import HostId, HostState, VmId, VmState
-from rebalancer.rollout.driver import JobKind, Migrate, StateReason
+from rebalancer.rollout.driver import Migrate
+from rebalancer.rollout.sightings import JobKind, StateReason
 from rebalancer.simulation.calls import ErrorCode, failure
 from rebalancer.simulation.faults import Fault, FaultKind, Stage
 from rebalancer.simulation.saved_memory import daemon_restarted

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rebalancer.cluster.inventory import HostId, HostState, VmId, VmState
-from rebalancer.rollout.driver import Absent, DomainView, JobKind, StateReason
+from rebalancer.rollout.sightings import Absent, DomainView, JobKind, StateReason
 from rebalancer.simulation.specification import HostSpec
 
 

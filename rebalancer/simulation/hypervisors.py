@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rebalancer.cluster.compatibility import misfits
-from rebalancer.cluster.inventory import HostId, Vm, VmId, VmState
+from rebalancer.cluster.inventory import HostId, VmId, VmState
 from rebalancer.rollout.driver import (
     Abort,
     Command,
@@ -17,8 +16,6 @@ from rebalancer.rollout.driver import (
     CreateDisk,
     DiscardImage,
     EndStaleCopy,
-    Failed,
-    HostView,
     Look,
     Migrate,
     MoveDefinition,
@@ -35,19 +32,19 @@ from rebalancer.rollout.driver import (
     SetBandwidth,
     SetMaxDowntime,
     ShutDown,
-    Sighting,
     Start,
-    StateReason,
     SwitchToPostCopy,
     Undefine,
-    Unreachable,
 )
+from rebalancer.rollout.left_over_commands import LookAtFile, RemoveLeftOver
+from rebalancer.rollout.sightings import HostView, Sighting, StateReason, Unreachable
 from rebalancer.rollout.stale import why_not_end
 from rebalancer.simulation import disk_files, saved_memory
 from rebalancer.simulation.calls import Call, ErrorCode, failure
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost
 from rebalancer.simulation.migration import SimulatedMigration
+from rebalancer.simulation.migration_requests import busy, migrate, name_clash, steer
 
 if TYPE_CHECKING:
     from rebalancer.simulation.datacentre import Datacentre
@@ -165,15 +162,19 @@ def _reply_to(world: Datacentre, call: Call) -> Reply | None:
         return disk_files.create(world, command)
     if isinstance(command, RemoveDisk):
         return disk_files.remove(world, command)
+    if isinstance(command, LookAtFile):
+        return disk_files.look_at(world, command)
+    if isinstance(command, RemoveLeftOver):
+        return disk_files.remove_left_over(world, command)
     if domain is None:
         return failure(ErrorCode.NO_DOMAIN, f"Domain not found: no domain {command.vm}")
     match command:
         case Save():
             return saved_memory.save(world, call, command, domain)
         case Migrate():
-            return _migrate(world, call, command, domain)
+            return migrate(world, call, command, domain)
         case Abort() | SetMaxDowntime() | SetBandwidth() | SwitchToPostCopy() | ReadProgress():
-            return _steer(world, command)
+            return steer(world, command)
         case Pause():
             return _pause(world, host, domain)
         case Resume():
@@ -188,132 +189,6 @@ def _reply_to(world: Datacentre, call: Call) -> Reply | None:
             return _end_stale_copy(world, host, command)
         case CopyDefinition() | MoveDefinition():
             return _copy_definition(world, host, domain, command)
-
-
-def _migrate(world: Datacentre, call: Call, command: Migrate, domain: Domain) -> Reply | None:
-    refusal = _refusal(world, command, domain)
-    if refusal is not None:
-        return refusal
-    if world.is_cut(command.host, command.target):
-        error = failure(
-            ErrorCode.SYSTEM_ERROR,
-            f"unable to connect to server at '{command.target}:16509': No route to host",
-        )
-        world.schedule(world.timings.connect_seconds, lambda: call.give(error))
-        return None
-    world.begin_migration(SimulatedMigration(world, command, call))
-    return None
-
-
-def _refusal(world: Datacentre, command: Migrate, domain: Domain) -> Failed | None:
-    """Return why source or target will not even begin."""
-    source, target = world.hosts[command.host], world.hosts[command.target]
-    vm = world.guests[command.vm].vm
-    if source is target:
-        return failure(ErrorCode.INTERNAL, "Attempt to migrate guest to the same host")
-    if domain.process is None:
-        return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
-    if domain.job is not None:
-        return _busy(domain)
-    if vm.blockers:
-        return failure(ErrorCode.OPERATION_INVALID, f"cannot migrate domain: {vm.blockers[0]}")
-    if stays := disk_files.why_not_copied(world, command, vm):
-        return stays
-    if reasons := misfits(vm, source.facts, target.facts, copies_disks=bool(command.disks)):
-        return failure(ErrorCode.CONFIG_UNSUPPORTED, f"unsupported configuration: {reasons[0]}")
-    if short := _short_of_devices(world, target, vm):
-        return short
-    if clash := _name_clash(world, target, command.vm):
-        return clash
-    if not world.fits(target, vm.memory_bytes):
-        return failure(
-            ErrorCode.INTERNAL, "cannot set up guest memory 'pc.ram': Cannot allocate memory"
-        )
-    return None
-
-
-def _short_of_devices(world: Datacentre, target: SimulatedHost, vm: Vm) -> Failed | None:
-    """A pool gives out a device when QEMU starts, that of a copy that is coming in included."""
-    running = [world.guests[other].vm for other, domain in target.domains.items() if domain.process]
-    for pool, wanted in vm.devices.items():
-        taken = sum(other.devices.get(pool, 0) for other in running)
-        if taken + wanted > target.facts.devices.get(pool, 0):
-            return failure(
-                ErrorCode.INTERNAL, f"network '{pool}' requires exclusive access to interfaces"
-            )
-    return None
-
-
-def _name_clash(world: Datacentre, target: SimulatedHost, vm: VmId) -> Failed | None:
-    name = world.guests[vm].vm.name
-    if name in target.foreign_names:
-        return failure(
-            ErrorCode.OPERATION_FAILED,
-            f"domain '{name}' already exists with uuid 00000000-0000-4000-8000-000000000000",
-        )
-    if target.process_of(vm):
-        return failure(ErrorCode.OPERATION_FAILED, f"domain '{name}' is already active")
-    return None
-
-
-def _busy(domain: Domain) -> Failed:
-    return failure(
-        ErrorCode.OPERATION_TIMEOUT,
-        f"cannot acquire state change lock (held by job '{domain.job}')",
-    )
-
-
-type Steering = Abort | SetMaxDowntime | SetBandwidth | SwitchToPostCopy | ReadProgress
-
-
-def _steer(world: Datacentre, command: Steering) -> Reply:
-    """Change, watch or end a migration that is under way."""
-    migration = world.migration_of(command.vm)
-    if migration is None or migration.source.id != command.host:
-        if isinstance(command, ReadProgress):
-            return Returned()
-        return failure(ErrorCode.OPERATION_INVALID, "no job is active on the domain")
-    match command:
-        case ReadProgress():
-            return Returned(value=migration.progress())
-        case Abort():
-            return _abort(migration)
-        case SetMaxDowntime():
-            migration.set_max_downtime(command.seconds)
-        case SetBandwidth():
-            migration.bytes_per_second = command.bytes_per_second
-            world.rates_changed()
-        case SwitchToPostCopy():
-            return _switch_to_post_copy(migration)
-    return OK
-
-
-def _abort(migration: SimulatedMigration) -> Reply:
-    if migration.stage in (Stage.REQUEST, Stage.TRANSFER):
-        migration.fail(
-            failure(
-                ErrorCode.OPERATION_ABORTED,
-                "operation aborted: migration out job: canceled by client",
-            )
-        )
-        return OK
-    if migration.stage is Stage.POST_COPY:
-        return failure(ErrorCode.OPERATION_INVALID, "cannot abort migration in post-copy mode")
-    return failure(ErrorCode.OPERATION_INVALID, "migration job is already completing")
-
-
-def _switch_to_post_copy(migration: SimulatedMigration) -> Reply:
-    if not migration.command.post_copy:
-        return failure(
-            ErrorCode.OPERATION_INVALID,
-            "switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY",
-        )
-    if migration.stage is not Stage.TRANSFER:
-        return failure(
-            ErrorCode.INTERNAL, "Enable postcopy with migrate_set_capability before the start"
-        )
-    migration.switch_to_post_copy()
-    return OK
 
 
 def _pause(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
@@ -335,7 +210,7 @@ def _resume(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     if process.state is VmState.RUNNING:
         return failure(ErrorCode.OPERATION_INVALID, "domain is already running")
     if domain.job is not None:
-        return _busy(domain)
+        return busy(domain)
     if world.is_locked(domain.vm):
         return failure(ErrorCode.INTERNAL, 'Failed to get "write" lock')
     saved_memory.note_resumed(world, host, domain.vm)
@@ -348,7 +223,7 @@ def _shut_down(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     if process is None or process.state is not VmState.RUNNING:
         return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
     if domain.job is not None:
-        return _busy(domain)
+        return busy(domain)
     ignores = False
     for fault in world.faults.take(Stage.SHUT_DOWN, vm, (host.id,)):
         if fault.kind is FaultKind.IGNORES_SHUTDOWN:
@@ -422,7 +297,7 @@ def _copy_definition(
             ErrorCode.SYSTEM_ERROR,
             f"unable to connect to server at '{target.id}:16509': No route to host",
         )
-    clash = _name_clash(world, target, domain.vm)
+    clash = name_clash(world, target, domain.vm)
     # To define what runs there already is to make it persistent, which libvirt does.
     if clash and (moves or domain.vm not in target.domains):
         return clash

@@ -62,7 +62,7 @@ class GuestMemory:
     def __init__(
         self, use: MemoryUse, rng: np.random.Generator, page_bytes: int | None = None
     ) -> None:
-        """Lay out the memory; the working set begins at a random resident page."""
+        """Lay out the memory; the working set, and the next write in it, begin anywhere."""
         self.use = use
         self.pace = 1.0
         """How many times as fast as usual the guest writes just now."""
@@ -73,7 +73,7 @@ class GuestMemory:
         self._hot_begin = int(rng.integers(0, self.resident_pages - self._hot_pages + 1))
         self._written = np.zeros(self.pages, dtype=np.bool_)
         self._rng = rng
-        self._cursor = 0
+        self._cursor = int(rng.integers(0, max(1, self._hot_pages)))
         self._owed_pages = 0.0
 
     def not_zero(self) -> NDArray[np.bool_]:

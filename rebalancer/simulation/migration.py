@@ -12,14 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
-from rebalancer.rollout.driver import (
-    Failed,
-    JobKind,
-    Migrate,
-    Returned,
-    StateReason,
-    TransferProgress,
-)
+from rebalancer.rollout.driver import Failed, Migrate, Returned
+from rebalancer.rollout.sightings import JobKind, StateReason, TransferProgress
 from rebalancer.simulation.calls import Call, ErrorCode, failure
 from rebalancer.simulation.disk_copy import DiskCopy
 from rebalancer.simulation.faults import Stage

@@ -10,16 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rebalancer.cluster.inventory import VmId, VmState
-from rebalancer.rollout.driver import (
-    DiscardImage,
-    Failed,
-    JobKind,
-    Reply,
-    Restore,
-    Returned,
-    Save,
-    StateReason,
-)
+from rebalancer.rollout.driver import DiscardImage, Failed, Reply, Restore, Returned, Save
+from rebalancer.rollout.sightings import JobKind, StateReason
 from rebalancer.simulation.calls import Call, ErrorCode, failure
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost

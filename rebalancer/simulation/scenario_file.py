@@ -8,7 +8,17 @@ from pydantic import AwareDatetime, Field
 
 from rebalancer.cluster.inventory import HostState, Mode, VmState
 from rebalancer.cluster.plan import MigrationState, VerdictKind
-from rebalancer.files import ByHour, Bytes, BytesPerSecond, Cores, FileModel, Ratio, Seconds
+from rebalancer.files import (
+    ByHour,
+    Bytes,
+    BytesPerSecond,
+    Cores,
+    FileModel,
+    Price,
+    PriceByHour,
+    Ratio,
+    Seconds,
+)
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.memory import Writes
 
@@ -28,8 +38,8 @@ class SiteSection(FileModel):
     """A place with hosts in it."""
 
     name: Name
-    energy_price_per_kwh: Annotated[float, Field(ge=0)] | None = None
-    energy_price_per_kwh_by_hour: ByHour = ()
+    energy_price_per_kwh: Price | None = None
+    energy_price_per_kwh_by_hour: PriceByHour = ()
     carbon_g_per_kwh: Annotated[float, Field(ge=0)] | None = None
     carbon_g_per_kwh_by_hour: ByHour = ()
     latency: dict[Name, Seconds] = Field(default_factory=dict)

@@ -11,7 +11,8 @@ from datetime import datetime
 from itertools import cycle
 
 from rebalancer.cluster.disks import LocalDisk
-from rebalancer.cluster.inventory import Host, HostId, Link, Rack, Site, Vm, VmId
+from rebalancer.cluster.inventory import Host, HostId, Vm, VmId
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.simulation.day import Day, DayExpectations
 from rebalancer.simulation.expectations import Between, Expectations
 from rebalancer.simulation.faults import Fault

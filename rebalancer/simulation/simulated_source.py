@@ -25,7 +25,7 @@ from rebalancer.cluster.inventory import (
 )
 from rebalancer.collect.sources import DirtyRate
 from rebalancer.errors import ObservationError
-from rebalancer.rollout.driver import DomainView, JobKind
+from rebalancer.rollout.sightings import DomainView, JobKind
 from rebalancer.simulation import disk_files
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.hosts import SimulatedHost
@@ -113,7 +113,13 @@ class SimulatedSource:
             return replace(host.facts, state=state, state_reason=_DOWN, cpu_used_cores=None)
         used = float(use.host_cpu_cores[host.id][0]) if host.powered else 0.0
         pools = disk_files.pools_of(self._world, host.id)
-        return replace(host.facts, state=state, cpu_used_cores=used, disk_pools=pools)
+        return replace(
+            host.facts,
+            state=state,
+            cpu_used_cores=used,
+            disk_pools=pools,
+            disk_files=disk_files.in_the_way(self._world, host.id),
+        )
 
     def _observe_vms(self, use: UsageHistory) -> Iterator[Vm]:
         seen = self._views()

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rebalancer.cluster.inventory import Host, Link, Rack, Site, Snapshot, Vm
+from rebalancer.cluster.inventory import Host, Snapshot, Vm
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.simulation.faults import Fault
 from rebalancer.simulation.memory import MemoryUse, Writes
 from rebalancer.simulation.traces import Constant, CpuTrace

@@ -107,6 +107,7 @@ def test_the_example_of_the_project_can_be_replayed(rebalancer: Rebalancer) -> N
         ("time,web1\nnoon,2\n", "use.csv:2:1: 'noon' is not a time"),
         ("time,web1\n1,2,3\n", "use.csv:2: 3 cells; expected 2, as in the header"),
         ("time,web1,web1\n1,2,3\n", "use.csv:1:11: a second column is called web1"),
+        ("time,web1\n1,2\n", "use.csv: 1 time; at least 3 are needed"),
         ("time,web1\n1,2\n601,2\n", "2 different times; at least 3 are needed"),
         ("time,web1\n0,1\n0.4,1\n0.8,1\n", "all of its times are within 1 s of each other"),
         ("time,web1\n0,1\n600,1\n600,1\n1200,1\n", "use.csv:4:5: a second sample of web1"),
@@ -122,6 +123,10 @@ def test_the_example_of_the_project_can_be_replayed(rebalancer: Rebalancer) -> N
         ),
         ("time,cpu_cores,vm\n0,1,web1\n", "use.csv:1:16: columns called time,cpu_cores,vm"),
         ("time,db\n0,1\n600,1\n1200,1\n", "none of its 1 VMs is in cluster pair; expected ids"),
+        (
+            "time,web1\n0,NaN\n600,\n1200,nan\n",
+            "use.csv: no sample of any VM of cluster pair is a number; expected cores for one",
+        ),
         ('time,web1\n0,"1\n', "not CSV"),
         ("", "the file is empty"),
         ('{"status": "success"}', "$.data: this key is missing"),

@@ -165,6 +165,21 @@ def test_a_drain_that_leaves_vms_behind_is_blocked_and_names_them(
     assert "license-server" in ran.err
 
 
+@pytest.mark.parametrize("command", ["history", "status"])
+def test_a_journal_in_a_folder_that_is_not_there_is_a_fault_and_one_to_come_is_not(
+    rebalancer: Rebalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    to_come = rebalancer(command)
+    monkeypatch.setenv("REBALANCER_JOURNAL", f"sqlite:///{tmp_path}/no/such/journal.db")
+    misspelt = rebalancer(command)
+
+    assert to_come.code == ExitCode.SUCCESS
+    assert f"there is no journal yet: {tmp_path}/journal.db" in to_come.err
+    assert misspelt.code == ExitCode.USAGE
+    assert f"REBALANCER_JOURNAL): there is no folder {tmp_path}/no/such;" in misspelt.err
+    assert misspelt.out == ""
+
+
 def test_history_and_show_tell_what_was_rolled_out(
     rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
 ) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from rebalancer.errors import ExitCode
 from rebalancer.service import work
-from rebalancer.service.access import ChangeAccess, Where, open_for_change
+from rebalancer.service.access import Where
+from rebalancer.service.change_access import ChangeAccess, open_for_change
 from rebalancer.service.config import Settings
 from rebalancer.service.hooks import hooks_of
 from tests.cli.conftest import Rebalancer

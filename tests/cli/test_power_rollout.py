@@ -15,7 +15,8 @@ from rebalancer.rollout.power import Sleep
 from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.power_steps import Phase, PowerMark
 from rebalancer.service import work
-from rebalancer.service.access import ChangeAccess, Where, open_for_change
+from rebalancer.service.access import Where
+from rebalancer.service.change_access import ChangeAccess, open_for_change
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings
 from rebalancer.simulation.simulated_power import SimulatedPower

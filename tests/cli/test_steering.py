@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from rebalancer.cluster.plan import MigrationState
 from rebalancer.errors import ExitCode
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import this_process
+from rebalancer.rollout.records import state_entry
 from rebalancer.service.clock import SystemClock
+from tests.builders import a_disk
 from tests.cli.conftest import Rebalancer
+from tests.unit.rollout.plans import a_migration
+from tests.unit.rollout.plans import a_plan as a_plan_to_move
 from tests.unit.service.samples import a_plan
 
 
@@ -73,6 +78,24 @@ def test_a_throttle_that_makes_no_sense_is_refused(
     rebalancer: Rebalancer, words: list[str]
 ) -> None:
     assert rebalancer("throttle", *words).code == ExitCode.USAGE
+
+
+def test_a_throttle_names_those_whose_disks_go_on_at_their_pace(
+    rebalancer: Rebalancer, tmp_path: Path
+) -> None:
+    plan = a_plan_to_move(a_migration("db1", disks=(a_disk(),)), cluster="hotspot")
+    with Journal.open(f"sqlite:///{tmp_path / 'journal.db'}", SystemClock()) as journal:
+        lease = journal.acquire("hotspot", this_process())
+        number = journal.begin(plan, lease)
+        before = rebalancer("throttle", "--link-share", "30%")
+        journal.write(number, [state_entry("m1", MigrationState.TRANSFER, "", None)], lease)
+        during = rebalancer("throttle", "--link-share", "30%")
+        fewer = rebalancer("throttle", "--at-once", "2")
+
+    said = "the pace at which local disks are being copied cannot be changed, so those of db1 go on"
+    assert said not in before.out
+    assert said in during.out
+    assert said not in fewer.out
 
 
 def test_only_a_rollout_that_is_under_way_can_be_cancelled(

@@ -16,16 +16,13 @@ from rebalancer.cluster.inventory import HostId, VmId, VmState
 from rebalancer.rollout.calls import VAGUE_CODES
 from rebalancer.rollout.driver import (
     Abort,
-    Absent,
     Command,
     CopyDefinition,
     CreateDisk,
     DiscardImage,
-    DomainView,
     EndStaleCopy,
     Failed,
     HypervisorDriver,
-    JobKind,
     Look,
     Migrate,
     MoveDefinition,
@@ -43,12 +40,17 @@ from rebalancer.rollout.driver import (
     SetBandwidth,
     SetMaxDowntime,
     ShutDown,
-    Sighting,
     Start,
-    StateReason,
     Ticket,
-    TransferProgress,
     Undefine,
+)
+from rebalancer.rollout.sightings import (
+    Absent,
+    DomainView,
+    JobKind,
+    Sighting,
+    StateReason,
+    TransferProgress,
     Unreachable,
 )
 from rebalancer.simulation.datacentre import Datacentre

@@ -11,17 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from rebalancer.cluster.inventory import VmState
-from rebalancer.rollout.driver import (
-    Command,
-    EndStaleCopy,
-    Restore,
-    Resume,
-    Sighting,
-    Start,
-    StateReason,
-    Undefine,
-)
+from rebalancer.rollout.driver import Command, EndStaleCopy, Restore, Resume, Start, Undefine
 from rebalancer.rollout.records import Entry, RecordKind
+from rebalancer.rollout.sightings import Sighting, StateReason
 from rebalancer.simulation.datacentre import Datacentre
 
 LOOKS_IN_A_ROW = 2

@@ -14,16 +14,15 @@ from rebalancer.cluster.inventory import HostId, Mode, Vm, VmId, VmState
 from rebalancer.cluster.plan import ENDED_STATES, Migration, MigrationState, Outcome
 from rebalancer.rollout.driver import (
     CreateDisk,
-    DomainView,
     Migrate,
     MoveDefinition,
     Resume,
     Save,
     ShutDown,
     Start,
-    StateReason,
 )
 from rebalancer.rollout.records import RecordKind, RolloutStatus, outcome_from_json
+from rebalancer.rollout.sightings import DomainView, StateReason
 from rebalancer.simulation.faults import Fault, FaultKind
 from rebalancer.simulation.record import Span
 from tests.faults.limits import MOVES_GUESTS, budgets_are_kept, rules_are_kept

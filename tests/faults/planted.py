@@ -20,16 +20,10 @@ from rebalancer.rollout import (
     two_copies,
 )
 from rebalancer.rollout.decisions import Repair
-from rebalancer.rollout.driver import (
-    DomainView,
-    EndStaleCopy,
-    Failed,
-    RemoveDisk,
-    Resume,
-    Start,
-)
+from rebalancer.rollout.driver import EndStaleCopy, Failed, RemoveDisk, Resume, Start
 from rebalancer.rollout.endings import Ended
 from rebalancer.rollout.records import RecordKind
+from rebalancer.rollout.sightings import DomainView
 from rebalancer.rollout.track import Turn
 
 

@@ -21,20 +21,12 @@ from typing import Any
 from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.errors import JournalError, LockHeldError, ObservationError
 from rebalancer.rollout.attempt import command_to_json
-from rebalancer.rollout.driver import (
-    Abort,
-    Command,
-    EndStaleCopy,
-    Look,
-    Reply,
-    Returned,
-    Sighting,
-    Ticket,
-)
+from rebalancer.rollout.driver import Abort, Command, EndStaleCopy, Look, Reply, Returned, Ticket
 from rebalancer.rollout.executor import Settings, execute, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Lease, Owner
 from rebalancer.rollout.records import Entry, RecordKind
+from rebalancer.rollout.sightings import Sighting
 from rebalancer.rollout.steps import StopRequest
 from rebalancer.service.stale_copies import stale_copies
 from rebalancer.simulation.clock import VirtualClock

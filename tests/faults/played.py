@@ -6,8 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from rebalancer.cluster.inventory import VmId
-from rebalancer.rollout.driver import Command, Sighting
+from rebalancer.rollout.driver import Command
 from rebalancer.rollout.records import Entry, MigrationRow, RolloutRow
+from rebalancer.rollout.sightings import Sighting
 from rebalancer.simulation.datacentre import Datacentre
 from tests.faults.scripts import Script
 

@@ -12,6 +12,7 @@ import pytest
 from tests.lab import requirements
 from tests.lab.cluster import Lab, claim
 from tests.lab.errors import LabError
+from tests.lab.guest import GuestSpec
 from tests.lab.shape import LabShape, default_state_dir
 from tests.lab.site import Site, runs_as_it_should
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.lab.guest import GuestSpec, LabGuest
+    from tests.lab.guest import LabGuest
     from tests.lab.host import LabHost
 
 # Sessions that run at once (two developers, or pytest-xdist) each take a free one of these.
@@ -107,24 +108,49 @@ def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
     found.close()
 
 
+class KeepGuest(Protocol):
+    """Returns a guest that beats, on whatever host, under the load that its spec says."""
+
+    def __call__(self, spec: GuestSpec | None = None) -> LabGuest:
+        """Take the one of an earlier test of the module, if it is well; else start it."""
+
+
 @pytest.fixture(scope="module")
-def shared_guests(session_lab: Lab) -> Iterator[list[LabGuest]]:
-    """What `guest` keeps from one test of a module to the next."""
-    kept: list[LabGuest] = []
+def kept_guests(session_lab: Lab) -> Iterator[dict[str, LabGuest]]:
+    """What `keep_guest` keeps from one test of a module to the next, by what it is made of."""
+    kept: dict[str, LabGuest] = {}
     yield kept
-    for guest in kept:
+    for guest in kept.values():
         session_lab.remove_guest(guest)
 
 
 @pytest.fixture
-def guest(lab: Lab, shared_guests: list[LabGuest]) -> LabGuest:
-    """A guest that runs somewhere, shared by a module: to boot one each would take longest.
+def keep_guest(lab: Lab, kept_guests: dict[str, LabGuest]) -> KeepGuest:
+    """Guests that a module shares: to boot one each would take longest.
 
-    One that a test left in a bad way is replaced.
+    One that a test left in a bad way is replaced. Others of the module do not run meanwhile: they
+    would take CPU and memory from it.
     """
-    if shared_guests and not runs_as_it_should(shared_guests[0]):
-        lab.remove_guest(shared_guests.pop())
-    if not shared_guests:
-        shared_guests.append(lab.start_guest(lab.hosts[0]))
-        lab.wait_for_boot(shared_guests)
-    return shared_guests[0]
+
+    def keep(spec: GuestSpec | None = None) -> LabGuest:
+        made_of = repr(spec := spec or GuestSpec())
+        for other in set(kept_guests) - {made_of}:
+            lab.remove_guest(kept_guests.pop(other))
+        guest = kept_guests.get(made_of)
+        if guest is not None and runs_as_it_should(guest):
+            guest.set_dirty_rate(spec.dirty_bytes_per_second)
+            guest.set_cpu_load(spec.cpu_load_ratio)
+            return guest
+        if guest is not None:
+            lab.remove_guest(guest)
+        kept_guests[made_of] = lab.start_guest(lab.hosts[0], spec)
+        lab.wait_for_boot([kept_guests[made_of]])
+        return kept_guests[made_of]
+
+    return keep
+
+
+@pytest.fixture
+def guest(keep_guest: KeepGuest) -> LabGuest:
+    """The smallest guest, running somewhere, shared by a module."""
+    return keep_guest()

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self, override
+from typing import TYPE_CHECKING, Any, Self, override
 
 from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.collect.snapshot_file import read_snapshot
+from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from rebalancer.rollout.driver import Command, Ticket
 from rebalancer.rollout.events import Event, Progress, StageChanged
 from rebalancer.rollout.executor import execute
@@ -26,8 +26,13 @@ from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.libvirt_connections import HostAddress
 from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from rebalancer.service.clock import SystemClock
-from rebalancer.service.plan_file import read_plan
+from rebalancer.service.plan_file import read_plan, write_plan
 from tests.lab.deadline import call_within
+
+if TYPE_CHECKING:
+    from rebalancer.cluster.inventory import Snapshot
+    from rebalancer.cluster.plan import Plan
+    from tests.lab.site import Site
 
 STANDS_STILL = "stands still"
 _ROOT = Path(__file__).parents[2]
@@ -139,6 +144,24 @@ class Controller:
                 return
             said.append(line)
         raise AssertionError(f"the controller ended before: {''.join(said)}")
+
+
+def kill_a_controller(site: Site, plan: Plan, snapshot: Snapshot, **stops: Any) -> None:
+    """Let one carry a plan out, up to where it stops, and kill it there."""
+    write_plan(plan, site.folder / "plan.json")
+    write_snapshot(snapshot, site.folder / "snapshot.json")
+    errand = Errand(
+        journal=site.url,
+        plan=str(site.folder / "plan.json"),
+        snapshot=str(site.folder / "snapshot.json"),
+        hosts={host.name: host.uri for host in site.lab.hosts},
+        **stops,
+    )
+    controller = Controller.start(errand, site.folder)
+    try:
+        controller.wait_until_it_stands_still()
+    finally:
+        controller.kill()
 
 
 if __name__ == "__main__":

@@ -74,6 +74,9 @@ class GuestSpec:
     has_own_disk: bool = False
     """Its disk is a qcow2 file of its host alone instead."""
 
+    more_devices: str = ""
+    """XML of further devices, whose files the test brings along."""
+
     heeds_power_button: bool = True
     """Whether it shuts down when it is asked to."""
 
@@ -246,6 +249,7 @@ def domain_xml(
   <features><acpi/></features>
   <devices>
     {_disk_xml(record, spec, lab_dir)}
+    {spec.more_devices}
     <controller type='usb' model='none'/>
     <interface type='bridge'>
       <mac address='{mac_address(address)}'/><source bridge='br0'/><model type='virtio'/>

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 from rebalancer.cluster.inventory import HostId, Snapshot, VmId
 from rebalancer.cluster.plan import Migration, MigrationState, Outcome
 from rebalancer.cluster.policy import Limits
-from rebalancer.rollout.driver import Look, Pending, Returned, Sighting
+from rebalancer.rollout.driver import Look, Pending, Returned
 from rebalancer.rollout.events import Event, StageChanged
 from rebalancer.rollout.executor import RolloutResult, Settings, execute, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.libvirt_connections import HostAddress
 from rebalancer.rollout.libvirt_driver import LibvirtDriver
+from rebalancer.rollout.sightings import Sighting
 from rebalancer.rollout.track import Times
 from tests.builders import a_host, a_snapshot, a_vm
+from tests.lab.deadline import wait_until
 from tests.lab.errors import LabError
 from tests.lab.host import libvirt
 from tests.lab.shape import MIB, LabShape
@@ -156,14 +158,42 @@ def hosts_from(guest: LabGuest) -> tuple[LabHost, LabHost, LabHost]:
 
 
 def runs_as_it_should(guest: LabGuest) -> bool:
-    """Whether it runs on one host, is known to no other, and beats."""
-    if len(guest.hosts_running()) != 1 or guest.hosts_knowing() != guest.hosts_running():
-        return False
+    """Whether it runs on one host without a job, is known to no other, and beats.
+
+    What is just coming to its end, such as a migration that was called off, is waited for.
+    """
     try:
+        wait_until(lambda: not _is_moving(guest), within_seconds=10, what="its jobs to end")
+        if not _runs(guest):
+            return False
         guest.heartbeat.wait_for_beat(within_seconds=30)
     except LabError:
         return False
     return True
+
+
+def _is_moving(guest: LabGuest) -> bool:
+    """Whether a job is on it, or several hosts know it, which a migration's end puts right."""
+    if len(guest.hosts_knowing()) > 1:
+        return True
+    return any(_asked_of(guest, host, lambda domain: domain.jobStats()) for host in guest.hosts)
+
+
+def _runs(guest: LabGuest) -> bool:
+    running = libvirt().VIR_DOMAIN_RUNNING
+    states = [_asked_of(guest, host, lambda domain: domain.state()[0]) for host in guest.hosts]
+    return [state for state in states if state is not None] == [running]
+
+
+def _asked_of(guest: LabGuest, host: LabHost, ask: Callable[[Any], Any]) -> Any:
+    """What a host says of it; `None` if it knows no such guest, or nothing runs."""
+    with host.connect() as connection:
+        try:
+            found = ask(connection.lookupByUUIDString(guest.uuid))
+        except libvirt().libvirtError:
+            return None
+    is_idle = isinstance(found, dict) and not found.get("type")
+    return None if is_idle else found
 
 
 def with_links_of(bytes_per_second: float, snapshot: Snapshot) -> Snapshot:

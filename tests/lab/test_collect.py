@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.lab.cluster import Lab
     from tests.lab.conftest import StartGuest
 
-pytestmark = [pytest.mark.lab, pytest.mark.alone]
+pytestmark = pytest.mark.lab
 
 _SILENCE_SECONDS = 8.0
 
@@ -107,6 +107,7 @@ def test_real_hosts_tell_how_long_vcpus_waited(lab: Lab, start_guest: StartGuest
     assert 0.0 <= cpu_waited_cores(before, after, passed_seconds) <= 1.5
 
 
+@pytest.mark.alone  # the others must answer in time
 def test_a_libvirtd_that_hangs_delays_nobody_and_is_seen_again_when_it_goes_on(lab: Lab) -> None:
     source = a_source(lab, timeout_seconds=_SILENCE_SECONDS)
     process = lab.hosts[1].libvirtd
@@ -132,6 +133,7 @@ def test_a_libvirtd_that_hangs_delays_nobody_and_is_seen_again_when_it_goes_on(l
     assert states == [HostState.UP] * 3
 
 
+@pytest.mark.alone  # how fast a guest writes depends on what else runs
 def test_dirty_rates_and_a_migration_on_its_way(lab: Lab, start_guest: StartGuest) -> None:
     spec = GuestSpec(
         memory_bytes=128 * MIB, working_set_bytes=48 * MIB, dirty_bytes_per_second=10_000_000

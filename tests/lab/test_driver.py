@@ -9,28 +9,28 @@ import pytest
 
 from rebalancer.cluster.inventory import HostId, Mode, VmState
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout.driver import DomainView
 from rebalancer.rollout.events import Progress
 from rebalancer.rollout.executor import Settings, execute
+from rebalancer.rollout.libvirt_connections import CallLimits
+from rebalancer.rollout.libvirt_driver import LibvirtDriver
+from rebalancer.rollout.sightings import DomainView
 from rebalancer.rollout.steps import StopRequest
 from tests.lab.guest import GuestSpec
 from tests.lab.shape import MIB
-from tests.lab.site import TIMES, a_move, with_links_of
+from tests.lab.site import TIMES, a_move, hosts_from, with_links_of
 from tests.unit.rollout.plans import a_plan
 
 if TYPE_CHECKING:
-    from tests.lab.cluster import Lab
-    from tests.lab.conftest import StartGuest
+    from tests.lab.conftest import KeepGuest
     from tests.lab.site import Site
 
 pytestmark = pytest.mark.lab
 
 
-def test_a_live_migration_goes_through_all_stages(
-    lab: Lab, site: Site, start_guest: StartGuest
-) -> None:
-    source, target, _ = lab.hosts
-    guest = start_guest(source, GuestSpec(dirty_bytes_per_second=2_000_000))
+def test_a_live_migration_goes_through_all_stages(site: Site, keep_guest: KeepGuest) -> None:
+    guest = keep_guest()
+    guest.set_dirty_rate(2_000_000)
+    source, target, _ = hosts_from(guest)
 
     guest.heartbeat.mark()
     result = site.roll_out(a_move(guest, source, target), site.snapshot(guest, source))
@@ -56,16 +56,15 @@ def test_a_live_migration_goes_through_all_stages(
 
 
 def test_a_live_migration_that_cannot_converge_is_called_off(
-    lab: Lab, site: Site, start_guest: StartGuest
+    site: Site, keep_guest: KeepGuest
 ) -> None:
-    source, target, _ = lab.hosts
-    guest = start_guest(
-        source,
+    guest = keep_guest(
         GuestSpec(
             memory_bytes=128 * MIB, working_set_bytes=48 * MIB, dirty_bytes_per_second=40_000_000
-        ),
+        )
     )
-    move = a_move(guest, source, target, bytes_per_second=4.0 * MIB)
+    source, target, _ = hosts_from(guest)
+    move = a_move(guest, source, target, bytes_per_second=12.0 * MIB)
     seen = site.snapshot(guest, source, allowed_modes=frozenset({Mode.LIVE}))
     snapshot = with_links_of(move.bytes_per_second, seen)
 
@@ -86,9 +85,9 @@ def test_a_live_migration_that_cannot_converge_is_called_off(
     assert guest.heartbeat.report().ran_through
 
 
-def test_the_operator_can_abort(lab: Lab, site: Site, start_guest: StartGuest) -> None:
-    source, target, _ = lab.hosts
-    guest = start_guest(source)
+def test_the_operator_can_abort(site: Site, keep_guest: KeepGuest) -> None:
+    guest = keep_guest()
+    source, target, _ = hosts_from(guest)
     move = a_move(guest, source, target, bytes_per_second=2.0 * MIB)
 
     result = site.roll_out(
@@ -106,11 +105,9 @@ def test_the_operator_can_abort(lab: Lab, site: Site, start_guest: StartGuest) -
     guest.heartbeat.wait_for_beat()
 
 
-def test_a_definition_moves_without_its_vm_running(
-    lab: Lab, site: Site, start_guest: StartGuest
-) -> None:
-    source, target, _ = lab.hosts
-    guest = start_guest(source)
+def test_a_definition_moves_without_its_vm_running(site: Site, keep_guest: KeepGuest) -> None:
+    guest = keep_guest()
+    source, target, _ = hosts_from(guest)
     with source.connect() as connection:
         connection.lookupByUUIDString(guest.uuid).destroy()
 
@@ -124,11 +121,11 @@ def test_a_definition_moves_without_its_vm_running(
     assert guest.hosts_running() == ()
 
 
-def test_a_host_that_is_cut_off_is_unknown_and_not_empty(
-    lab: Lab, site: Site, start_guest: StartGuest
-) -> None:
-    source, _, other = lab.hosts
-    guest = start_guest(source)
+def test_a_host_that_is_cut_off_is_unknown_and_not_empty(site: Site, keep_guest: KeepGuest) -> None:
+    guest = keep_guest()
+    source, _, other = hosts_from(guest)
+    site.driver.close()
+    site.driver = LibvirtDriver(site.addresses, site.clock, limits=CallLimits(look_seconds=5.0))
 
     source.cut_link()
     sighting = site.look(guest)

@@ -15,11 +15,11 @@ from tests.contract.test_hypervisor_driver import *  # noqa: F403  the suite its
 from tests.contract.test_hypervisor_driver import STORAGE, Bench
 from tests.lab.guest import GuestSpec
 from tests.lab.shape import MIB
-from tests.lab.site import WallClock
+from tests.lab.site import WallClock, hosts_from
 
 if TYPE_CHECKING:
     from tests.lab.cluster import Lab
-    from tests.lab.conftest import StartGuest
+    from tests.lab.conftest import KeepGuest
 
 pytestmark = pytest.mark.lab
 
@@ -28,11 +28,11 @@ NOBODY = "qemu+tcp://{network}.250/system"
 
 
 @pytest.fixture  # type: ignore[no-redef]
-def bench(lab: Lab, start_guest: StartGuest) -> Iterator[Bench]:
-    """A guest on the first of three hosts, and a fourth that is not there."""
-    source, target, _ = lab.hosts
+def bench(lab: Lab, keep_guest: KeepGuest) -> Iterator[Bench]:
+    """A guest on one of three hosts, and a fourth that is not there."""
+    guest = keep_guest(GuestSpec(dirty_bytes_per_second=1_000_000))
+    source, target, _ = hosts_from(guest)
     network = source.address.rpartition(".")[0]
-    guest = start_guest(source, GuestSpec(dirty_bytes_per_second=1_000_000))
     storage = {STORAGE: str(lab.state_dir / "shared")}
     addresses = {
         HostId(host.name): HostAddress(uri=host.uri, storage=storage) for host in lab.hosts

@@ -10,18 +10,14 @@ import pytest
 
 from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.collect.snapshot_file import write_snapshot
 from rebalancer.rollout.records import RecordKind
-from rebalancer.service.plan_file import write_plan
 from tests.lab.command import Rebalancer
-from tests.lab.controller import Controller, Errand
+from tests.lab.controller import kill_a_controller
 from tests.lab.shape import MIB
 from tests.lab.site import a_move, assert_ran_through, assert_runs_once, hosts_from
 from tests.unit.rollout.plans import a_plan
 
 if TYPE_CHECKING:
-    from rebalancer.cluster.inventory import Snapshot
-    from rebalancer.cluster.plan import Plan
     from tests.lab.cluster import Lab
     from tests.lab.guest import LabGuest
     from tests.lab.site import Site
@@ -29,24 +25,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 
 S = MigrationState
-
-
-def kill_a_controller(site: Site, plan: Plan, snapshot: Snapshot, **stops: Any) -> None:
-    """Let one carry a plan out, up to where it stops, and kill it there."""
-    write_plan(plan, site.folder / "plan.json")
-    write_snapshot(snapshot, site.folder / "snapshot.json")
-    errand = Errand(
-        journal=site.url,
-        plan=str(site.folder / "plan.json"),
-        snapshot=str(site.folder / "snapshot.json"),
-        hosts={host.name: host.uri for host in site.lab.hosts},
-        **stops,
-    )
-    controller = Controller.start(errand, site.folder)
-    try:
-        controller.wait_until_it_stands_still()
-    finally:
-        controller.kill()
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,14 @@ from tests.lab.guest import GuestSpec
 from tests.lab.host import libvirt, opened
 from tests.lab.process import pids_in_namespace
 from tests.lab.shape import MIB, LabShape, default_state_dir
+from tests.lab.site import hosts_from
 
 if TYPE_CHECKING:
     from tests.lab.conftest import StartGuest
     from tests.lab.guest import LabGuest
     from tests.lab.host import LabHost
 
-pytestmark = [pytest.mark.lab, pytest.mark.alone]
+pytestmark = pytest.mark.lab
 
 _MIGRATION_SECONDS = 300
 
@@ -109,11 +110,11 @@ def test_a_guest_dirties_memory_at_the_rate_that_is_set(lab: Lab, start_guest: S
     assert 500_000 < rate_bytes_per_second < 7_500_000
 
 
-def test_a_guest_burns_the_share_of_its_cpu_that_is_set(lab: Lab, start_guest: StartGuest) -> None:
-    guest = start_guest(lab.hosts[0])
+def test_a_guest_burns_the_share_of_its_cpu_that_is_set(guest: LabGuest) -> None:
+    (host,) = guest.hosts_running()
 
     def cpu_seconds() -> float:
-        with lab.hosts[0].connect() as connection:
+        with host.connect() as connection:
             nanoseconds = connection.lookupByUUIDString(guest.uuid).info()[4]
         return float(nanoseconds) / 1e9
 
@@ -125,9 +126,9 @@ def test_a_guest_burns_the_share_of_its_cpu_that_is_set(lab: Lab, start_guest: S
     assert guest.heartbeat.wait_for_beat().guest == guest.name
 
 
-def test_a_live_migration_keeps_the_guest_running(lab: Lab, start_guest: StartGuest) -> None:
-    source, destination, _ = lab.hosts
-    guest = start_guest(source, GuestSpec(dirty_bytes_per_second=2_000_000))
+def test_a_live_migration_keeps_the_guest_running(guest: LabGuest) -> None:
+    source, destination, _ = hosts_from(guest)
+    guest.set_dirty_rate(2_000_000)
     boot_id = guest.heartbeat.wait_for_beat().boot_id
 
     guest.heartbeat.mark()
@@ -155,11 +156,9 @@ def test_a_guest_survives_a_migration_there_and_back(lab: Lab, start_guest: Star
     assert guest.hosts_knowing() == (source,)
 
 
-def test_a_cut_link_silences_host_and_guests_until_it_is_restored(
-    lab: Lab, start_guest: StartGuest
-) -> None:
-    host = lab.hosts[1]
-    guest = start_guest(host)
+def test_a_cut_link_silences_host_and_guests_until_it_is_restored(guest: LabGuest) -> None:
+    (host,) = guest.hosts_running()
+    guest.heartbeat.mark()
 
     host.cut_link()
     assert not can_connect(host)
@@ -176,9 +175,8 @@ def test_a_cut_link_silences_host_and_guests_until_it_is_restored(
     assert not report.restarted
 
 
-def test_a_shaped_link_slows_a_migration_down(lab: Lab, start_guest: StartGuest) -> None:
-    source, destination, _ = lab.hosts
-    guest = start_guest(source)
+def test_a_shaped_link_slows_a_migration_down(guest: LabGuest) -> None:
+    source, destination, _ = hosts_from(guest)
     sent_bytes_per_second = 10_000_000
 
     source.shape_link(sent_bytes_per_second)
@@ -193,9 +191,8 @@ def test_a_shaped_link_slows_a_migration_down(lab: Lab, start_guest: StartGuest)
     assert seconds > 0.8 * job["memory_processed"] / sent_bytes_per_second
 
 
-def test_guests_outlive_the_libvirtd_of_their_host(lab: Lab, start_guest: StartGuest) -> None:
-    host = lab.hosts[2]
-    guest = start_guest(host)
+def test_guests_outlive_the_libvirtd_of_their_host(guest: LabGuest) -> None:
+    (host,) = guest.hosts_running()
 
     guest.heartbeat.mark()
     host.kill_libvirtd()
@@ -208,11 +205,8 @@ def test_guests_outlive_the_libvirtd_of_their_host(lab: Lab, start_guest: StartG
     assert guest.heartbeat.report().ran_through
 
 
-def test_a_killed_qemu_is_noticed_by_libvirt_and_by_the_heartbeat(
-    lab: Lab, start_guest: StartGuest
-) -> None:
-    host = lab.hosts[0]
-    guest = start_guest(host)
+def test_a_killed_qemu_is_noticed_by_libvirt_and_by_the_heartbeat(guest: LabGuest) -> None:
+    (host,) = guest.hosts_running()
 
     host.kill_qemu(guest.name)
 
@@ -249,7 +243,7 @@ def test_another_program_finds_the_running_lab_and_its_guests(
     with contextlib.closing(attached):
         assert attached.hosts == lab.hosts
         assert attached.is_healthy()
-        found = attached.guests[0]
+        (found,) = (other for other in attached.guests if other.name == guest.name)
         assert (found.uuid, found.mac, found.memory_bytes) == (guest.uuid, guest.mac, 96 * MIB)
         found.heartbeat.wait_for_beat()
 

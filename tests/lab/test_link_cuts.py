@@ -21,10 +21,10 @@ import pytest
 from rebalancer.cluster.inventory import HostId, Snapshot, VmState
 from rebalancer.cluster.plan import MigrationState, Outcome
 from rebalancer.errors import ExitCode
-from rebalancer.rollout.driver import Absent, DomainView, HostView, StateReason
 from rebalancer.rollout.events import Event, Progress
 from rebalancer.rollout.executor import Settings, execute, recover
 from rebalancer.rollout.records import RecordKind
+from rebalancer.rollout.sightings import Absent, DomainView, HostView, StateReason
 from rebalancer.rollout.stale import StaleCopy, stale_copy_of
 from rebalancer.rollout.track import Times
 from rebalancer.service.plan_file import plan_to_json

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from rebalancer.rollout.events import Event, Progress, StageChanged
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.steps import StopRequest
 from tests.lab.command import Rebalancer
+from tests.lab.disks import delete_by_hand, digest, has_pattern, own_pools, write_pattern
 from tests.lab.guest import OWN_DISKS, GuestSpec, own_disk_file
 from tests.lab.shape import GIB, MIB
 from tests.lab.site import (
@@ -40,23 +39,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.lab
 
 DISK_BYTES = 160 * MIB
-PATTERN = ("7", 32 * MIB, 24 * MIB)
-"""A byte, where it is written from on, and how often: what must be in the copy as well."""
 
 
 @pytest.fixture(scope="module")
 def pooled_lab(session_lab: Lab) -> Iterator[Lab]:
     """Each host with a storage pool for a folder of its own."""
-    for host in session_lab.hosts:
-        (host.state_dir / "var/images").mkdir(exist_ok=True)
-        with host.connect() as connection:
-            connection.storagePoolCreateXML(
-                f"<pool type='dir'><name>own</name><target><path>{OWN_DISKS}</path></target></pool>"
-            )
-    yield session_lab
-    for host in session_lab.hosts:
-        with host.connect() as connection:
-            connection.storagePoolLookupByName("own").destroy()
+    with own_pools(session_lab):
+        yield session_lab
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +64,7 @@ def guest(lab: Lab, owner: LabGuest) -> Iterator[LabGuest]:
     (here,) = owner.hosts_running()
     for host in owner.hosts:
         if host != here:  # what its operator would delete
-            own_disk_file(host, owner.name).unlink(missing_ok=True)
+            delete_by_hand(host, own_disk_file(host, owner.name))
 
 
 class DiskSite(Site):
@@ -110,32 +99,6 @@ def disk_site(lab: Lab, tmp_path: Path) -> Iterator[DiskSite]:
     found = DiskSite(lab, tmp_path)
     yield found
     found.close()
-
-
-def write_pattern(guest: LabGuest, host: LabHost) -> None:
-    """Have QEMU write it to the disk of the running guest."""
-    import libvirt_qemu
-
-    byte, begin, count = PATTERN
-    with host.connect() as connection:
-        domain = connection.lookupByUUIDString(guest.uuid)
-        device = "/machine/peripheral/virtio-disk0/virtio-backend"
-        write = f'qemu-io -d {device} "write -P {byte} {begin} {count}"'
-        flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-        print(libvirt_qemu.qemuMonitorCommand(domain, write, flags))
-
-
-def has_pattern(image: Path) -> bool:
-    """Whether an image holds it; QEMU may have the image open."""
-    byte, begin, count = PATTERN
-    wanted = f"read -P {byte} {begin} {count}"
-    read = ("qemu-io", "-U", "-r", "-f", "qcow2", "-c", wanted, str(image))
-    ran = subprocess.run(read, capture_output=True, text=True, check=True)
-    return "verification failed" not in ran.stdout
-
-
-def digest(image: Path) -> str:
-    return hashlib.sha256(image.read_bytes()).hexdigest()
 
 
 def test_a_drain_takes_a_disk_along_and_keeps_to_what_its_plan_printed(

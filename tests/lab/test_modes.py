@@ -1,6 +1,7 @@
-"""Every mode of migration once on real hosts, as the rollout carries it out.
+"""Modes of migration on real hosts, as the rollout carries them out.
 
-Live and offline moves are in `test_driver.py`, encrypted ones in `test_tls.py`.
+Live and offline moves are in `test_driver.py`, throttled ones in `test_ladder.py`, encrypted
+ones in `test_tls.py`.
 """
 
 from __future__ import annotations
@@ -15,20 +16,29 @@ import pytest
 
 from rebalancer.cluster.inventory import HostId, Mode, Snapshot
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout.driver import IMAGE_FOLDER, DomainView
+from rebalancer.rollout.driver import IMAGE_FOLDER
 from rebalancer.rollout.events import Event, Progress, StageChanged
 from rebalancer.rollout.libvirt_connections import HostAddress
 from rebalancer.rollout.libvirt_driver import LibvirtDriver
+from rebalancer.rollout.sightings import DomainView
 from tests.lab.cluster import Lab, claim
 from tests.lab.command import Rebalancer
 from tests.lab.guest import GuestSpec
-from tests.lab.host import libvirt
 from tests.lab.shape import MIB, LabShape
-from tests.lab.site import Site, a_move, ask_qemu, beside, changes_asked_for, with_links_of
+from tests.lab.site import (
+    Site,
+    a_move,
+    ask_qemu,
+    beside,
+    changes_asked_for,
+    hosts_from,
+    runs_as_it_should,
+    with_links_of,
+)
 from tests.unit.rollout.crashes import KilledError, a_dead_owner
 
 if TYPE_CHECKING:
-    from tests.lab.conftest import StartGuest
+    from tests.lab.conftest import KeepGuest
     from tests.lab.guest import LabGuest
     from tests.lab.host import LabHost
 
@@ -40,60 +50,12 @@ HOT = GuestSpec(
 """Writes its working set anew in less time than it takes to send at the 15 MiB/s it is given."""
 
 
-@pytest.mark.alone
-def test_a_guest_that_writes_too_fast_is_slowed_down_by_auto_converge(
-    lab: Lab, site: Site, start_guest: StartGuest
-) -> None:
-    """With all of its speed it writes 24 MiB anew in each pass, and 15 MiB is what may be left.
-
-    It never idles: a throttled guest does little after its page tables were loaded again, so that
-    what an idle kernel wrote before that, and an emulating QEMU missed, stayed lost and broke it
-    in 4 of 9 migrations (`pti=on` in `guest.py`).
-    """
-    source, target, _ = lab.hosts
-    guest = start_guest(
-        source, replace(HOT, memory_bytes=96 * MIB, working_set_bytes=24 * MIB, cpu_load_ratio=1.0)
-    )
-    move = a_move(
-        guest,
-        source,
-        target,
-        mode=Mode.AUTO_CONVERGE,
-        bytes_per_second=15.0 * MIB,
-        max_downtime_seconds=1.0,
-    )
-    throttles: list[int] = []
-
-    def watch(event: Event) -> None:
-        site.events.append(event)
-        if isinstance(event, Progress):
-            throttles.append(_job_of(guest, source).get("auto_converge_throttle", 0))
-
-    guest.heartbeat.mark()
-    snapshot = with_links_of(move.bytes_per_second, site.snapshot(guest, source))
-    result = site.roll_out(move, snapshot, on_event=watch)
-    assert result.is_complete, result
-    guest.heartbeat.wait_for_beat()
-
-    assert max(throttles) >= 20, throttles
-    assert guest.hosts_knowing() == (target,)
-    assert guest.heartbeat.report().ran_through
-
-
-def _job_of(guest: LabGuest, host: LabHost) -> dict[str, Any]:
-    with host.connect() as connection:
-        try:
-            stats: dict[str, Any] = connection.lookupByUUIDString(guest.uuid).jobStats()
-        except libvirt().libvirtError:  # it has just left
-            return {}
-        return stats
-
-
 def test_a_guest_that_turns_out_hotter_than_planned_gets_the_rest_of_the_link(
-    lab: Lab, site: Site, start_guest: StartGuest
+    site: Site, keep_guest: KeepGuest
 ) -> None:
-    source, target, _ = lab.hosts
-    guest = start_guest(source, GuestSpec(dirty_bytes_per_second=12_000_000))
+    guest = keep_guest()
+    guest.set_dirty_rate(12_000_000)
+    source, target, _ = hosts_from(guest)
     move = a_move(guest, source, target, bytes_per_second=6.0 * MIB)
 
     guest.heartbeat.mark()
@@ -104,23 +66,6 @@ def test_a_guest_that_turns_out_hotter_than_planned_gets_the_rest_of_the_link(
     assert result.is_complete, result
     assert changes_asked_for(site)[:2] == ["Migrate", "SetBandwidth"]
     assert "Pause" not in changes_asked_for(site)
-    assert guest.hosts_knowing() == (target,)
-    assert guest.heartbeat.report().ran_through
-
-
-def test_a_guest_that_writes_too_fast_is_paused_to_finish(
-    lab: Lab, site: Site, start_guest: StartGuest
-) -> None:
-    source, target, _ = lab.hosts
-    guest = start_guest(source, HOT)
-    move = a_move(guest, source, target, mode=Mode.SUSPEND, bytes_per_second=15.0 * MIB)
-
-    guest.heartbeat.mark()
-    result = site.roll_out(move, site.snapshot(guest, source))
-    guest.heartbeat.wait_for_beat()
-
-    assert result.is_complete, result
-    assert changes_asked_for(site) == ["Migrate", "Pause"]
     assert guest.hosts_knowing() == (target,)
     assert guest.heartbeat.report().ran_through
 
@@ -141,10 +86,10 @@ def streaming_site(lab: Lab, tmp_path: Path) -> Iterator[StreamingSite]:
 
 
 def test_memory_goes_over_several_streams_where_that_is_set(
-    lab: Lab, streaming_site: StreamingSite, start_guest: StartGuest
+    streaming_site: StreamingSite, keep_guest: KeepGuest
 ) -> None:
-    source, target, _ = lab.hosts
-    guest, site = start_guest(source), streaming_site
+    guest, site = keep_guest(), streaming_site
+    source, target, _ = hosts_from(guest)
     streams: list[int] = []
 
     def watch(event: Event) -> None:
@@ -166,30 +111,9 @@ def test_memory_goes_over_several_streams_where_that_is_set(
     assert guest.heartbeat.report().ran_through
 
 
-def test_a_guest_that_writes_too_fast_is_switched_to_post_copy(
-    lab: Lab, streaming_site: StreamingSite, start_guest: StartGuest
-) -> None:
-    """Over one stream, although several are set: QEMU would refuse."""
-    site = streaming_site
-    source, target, _ = lab.hosts
-    guest = start_guest(source, HOT)
-    move = a_move(guest, source, target, mode=Mode.POST_COPY, bytes_per_second=15.0 * MIB)
-
-    guest.heartbeat.mark()
-    result = site.roll_out(move, site.snapshot(guest, source))
-    guest.heartbeat.wait_for_beat()
-
-    assert result.is_complete, result
-    assert changes_asked_for(site)[:2] == ["Migrate", "SwitchToPostCopy"]
-    assert guest.hosts_knowing() == (target,)
-    assert guest.heartbeat.report().ran_through
-
-
-def test_a_cold_move_shuts_down_defines_and_starts(
-    lab: Lab, site: Site, start_guest: StartGuest
-) -> None:
-    source, target, _ = lab.hosts
-    guest = start_guest(source)
+def test_a_cold_move_shuts_down_defines_and_starts(site: Site, keep_guest: KeepGuest) -> None:
+    guest = keep_guest()
+    source, target, _ = hosts_from(guest)
     with source.connect() as connection:
         connection.lookupByUUIDString(guest.uuid).setAutostart(1)
 
@@ -205,6 +129,81 @@ def test_a_cold_move_shuts_down_defines_and_starts(
     view = site.look(guest).views[HostId(target.name)]
     assert isinstance(view, DomainView)
     assert view.autostart
+
+
+def test_a_second_cold_move_takes_what_the_first_one_taught(
+    lab: Lab, keep_guest: KeepGuest, tmp_path: Path
+) -> None:
+    """Assumed are a minute and more; what the guest itself took is known from then on."""
+    guest = keep_guest()
+    command = Rebalancer.configured(lab, tmp_path, sampling_seconds=1)
+    policy, plan_file = tmp_path / "policy.yaml", tmp_path / "plan.json"
+    policy.write_text(
+        "schema_version: 1\nname: cold\ngoals: [{goal: drain, tier: 0}]\n"
+        "headroom: {cpu: 0, memory: 0, host_failures: 0}\ntrigger: null\n"
+        "migration: {allow: [cold]}\n"
+    )
+    moved: list[dict[str, Any]] = []
+    for _ in range(2):
+        (here,) = guest.hosts_running()
+        command("drain", here.name, "--policy", policy, "--out", plan_file)
+        guest.heartbeat.mark()
+        command("apply", plan_file, "--policy", policy, "--yes")
+        guest.heartbeat.wait_for_beat(within_seconds=120)
+        plan = json.loads(plan_file.read_text())["id"]
+        moved += json.loads(command("show", plan, "-o", "json"))["migrations"]
+
+    first, second = moved
+    print(first, second)
+    assert first["predicted"]["duration_seconds"] == pytest.approx(62)
+    assert second["predicted"]["duration_upper_seconds"] < 40
+    took = second["outcome"]["duration_seconds"]
+    assert took <= second["predicted"]["duration_upper_seconds"]
+    (shutdown, _) = second["predicted"]["parts"]
+    assert shutdown["learned_from"] == 1
+    assert shutdown["seconds"] == pytest.approx(first["outcome"]["parts"][0]["seconds"])
+    reason = json.loads(plan_file.read_text())["migrations"][0]["mode_reason"]
+    assert "learned from its own last 1" in reason
+    judged = json.loads(command("history", "--accuracy", "-o", "json"))
+    assert [row["part"] for row in judged["parts"]] == ["shut down", "start"]
+    assert judged["parts"][0]["duration"]["in_band_ratio"] == 1.0
+    print(command("history", "--accuracy"))
+
+
+def test_a_guest_that_writes_too_fast_is_paused_to_finish(
+    site: Site, keep_guest: KeepGuest
+) -> None:
+    guest = keep_guest(HOT)
+    source, target, _ = hosts_from(guest)
+    move = a_move(guest, source, target, mode=Mode.SUSPEND, bytes_per_second=15.0 * MIB)
+
+    guest.heartbeat.mark()
+    result = site.roll_out(move, site.snapshot(guest, source))
+    guest.heartbeat.wait_for_beat()
+
+    assert result.is_complete, result
+    assert changes_asked_for(site) == ["Migrate", "Pause"]
+    assert guest.hosts_knowing() == (target,)
+    assert guest.heartbeat.report().ran_through
+
+
+def test_a_guest_that_writes_too_fast_is_switched_to_post_copy(
+    streaming_site: StreamingSite, keep_guest: KeepGuest
+) -> None:
+    """Over one stream, although several are set: QEMU would refuse."""
+    site = streaming_site
+    guest = keep_guest(HOT)
+    source, target, _ = hosts_from(guest)
+    move = a_move(guest, source, target, mode=Mode.POST_COPY, bytes_per_second=15.0 * MIB)
+
+    guest.heartbeat.mark()
+    result = site.roll_out(move, site.snapshot(guest, source))
+    guest.heartbeat.wait_for_beat()
+
+    assert result.is_complete, result
+    assert changes_asked_for(site)[:2] == ["Migrate", "SwitchToPostCopy"]
+    assert guest.hosts_knowing() == (target,)
+    assert guest.heartbeat.report().ran_through
 
 
 # By a saved memory --------------------------------------------------------------------------
@@ -249,22 +248,44 @@ def sharing_site(sharing_lab: Lab, tmp_path: Path) -> Iterator[SharingSite]:
     found.close()
 
 
+@pytest.fixture(scope="module")
+def kept_with_disk(sharing_lab: Lab) -> Iterator[list[LabGuest]]:
+    """What `guest_with_disk` keeps from one test to the next."""
+    kept: list[LabGuest] = []
+    yield kept
+    for guest in kept:
+        sharing_lab.remove_guest(guest)
+
+
 @pytest.fixture
-def guest_with_disk(sharing_lab: Lab) -> Iterator[LabGuest]:
-    guest = sharing_lab.start_guest(sharing_lab.hosts[0], GuestSpec(disk_bytes=16 * MIB))
-    sharing_lab.wait_for_boot([guest])
-    with sharing_lab.hosts[0].connect() as connection:
+def guest_with_disk(sharing_lab: Lab, kept_with_disk: list[LabGuest]) -> Iterator[LabGuest]:
+    """A guest that its host starts when it boots, running on either host."""
+    if kept_with_disk and not runs_as_it_should(kept_with_disk[0]):
+        sharing_lab.remove_guest(kept_with_disk.pop())
+    if not kept_with_disk:
+        spec = GuestSpec(disk_bytes=16 * MIB)
+        kept_with_disk.append(sharing_lab.start_guest(sharing_lab.hosts[0], spec))
+        sharing_lab.wait_for_boot(kept_with_disk)
+    (guest,) = kept_with_disk
+    (here,) = guest.hosts_running()
+    with here.connect() as connection:
         connection.lookupByUUIDString(guest.uuid).setAutostart(1)
     yield guest
-    sharing_lab.remove_guest(guest)
     sharing_lab.heal()
+
+
+def ends_of(guest: LabGuest) -> tuple[LabHost, LabHost]:
+    """The host that it runs on, and the other one."""
+    (source,) = guest.hosts_running()
+    (target,) = (host for host in guest.hosts if host != source)
+    return source, target
 
 
 def test_a_guest_whose_memory_is_saved_stands_still_and_does_not_boot_anew(
     sharing_lab: Lab, sharing_site: SharingSite, guest_with_disk: LabGuest
 ) -> None:
-    source, target = sharing_lab.hosts
     guest, site = guest_with_disk, sharing_site
+    source, target = ends_of(guest)
 
     guest.heartbeat.mark()
     result = site.roll_out(
@@ -295,8 +316,8 @@ def test_a_guest_whose_memory_is_saved_stands_still_and_does_not_boot_anew(
 def test_a_target_that_cannot_read_the_saved_memory_gives_the_guest_back_as_it_was(
     sharing_lab: Lab, sharing_site: SharingSite, guest_with_disk: LabGuest
 ) -> None:
-    source, target = sharing_lab.hosts
     guest, site = guest_with_disk, sharing_site
+    source, target = ends_of(guest)
     without = {HostId(target.name): HostAddress(uri=target.uri, storage={STORAGE: "/nowhere"})}
     with_it = {STORAGE: str(sharing_lab.state_dir / "shared")}
     site.driver.close()
@@ -324,8 +345,8 @@ def test_a_target_that_cannot_read_the_saved_memory_gives_the_guest_back_as_it_w
 def test_a_controller_that_dies_after_the_save_is_followed_by_one_that_brings_the_guest_back(
     sharing_lab: Lab, sharing_site: SharingSite, guest_with_disk: LabGuest
 ) -> None:
-    source, target = sharing_lab.hosts
     guest, site = guest_with_disk, sharing_site
+    source, target = ends_of(guest)
     snapshot = site.snapshot(guest, source)
 
     def die(event: Event) -> None:
@@ -357,8 +378,8 @@ def test_a_drain_saves_what_may_only_go_cold_as_its_plan_said(
     sharing_lab: Lab, guest_with_disk: LabGuest, tmp_path: Path
 ) -> None:
     """The product's whole way: storage as configured, the mode as planned, the pause as printed."""
-    source, target = sharing_lab.hosts
     guest, folder = guest_with_disk, str(sharing_lab.state_dir / "shared")
+    source, target = ends_of(guest)
     command = Rebalancer.configured(sharing_lab, tmp_path, sampling_seconds=1)
     text = command.config.read_text().replace("uri:", f"storage: {{{STORAGE}: {folder}}}, uri:")
     command.config.write_text(text)

@@ -1,7 +1,8 @@
-"""Migrations with TLS: libvirt's own messages and guests' memory, and never without."""
+"""Migrations with TLS: libvirt's messages, guests' memory and disks, and never without."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.events import Event, Note, Progress
 from rebalancer.rollout.libvirt_connections import HostAddress
 from rebalancer.rollout.libvirt_driver import LibvirtDriver
 from tests.lab.cluster import Lab, claim
+from tests.lab.disks import PATTERN, has_pattern, own_pools, write_pattern
+from tests.lab.guest import OWN_DISKS, GuestSpec, own_disk_file
 from tests.lab.shape import MIB, LabShape
 from tests.lab.site import Site, a_move, ask_qemu, beside, changes_asked_for
+from tests.lab.wiretap import Wiretap
 
 if TYPE_CHECKING:
     from tests.lab.guest import LabGuest
@@ -82,6 +87,8 @@ def make_certificates(folder: Path, shape: LabShape) -> None:
 class TlsSite(Site):
     """Reaches hosts by TLS, lets them reach each other by TLS, and encrypts guests' memory."""
 
+    encrypts = True
+
     def new_driver(self) -> LibvirtDriver:
         pki = _pki(self.lab)
         addresses = {
@@ -90,7 +97,7 @@ class TlsSite(Site):
             )
             for host in self.lab.hosts
         }
-        return LibvirtDriver(addresses, self.clock, tls=True)
+        return LibvirtDriver(addresses, self.clock, tls=self.encrypts)
 
 
 def _pki(lab: Lab) -> Path:
@@ -162,3 +169,55 @@ def test_a_target_without_a_certificate_gets_nothing_rather_than_plain_memory(
     assert changes_asked_for(tls_site) == ["Migrate"]
     assert tls_guest.hosts_knowing() == (source,)
     assert tls_guest.heartbeat.report().ran_through
+
+
+DISK_BYTES = 64 * MIB
+
+
+class PlainSite(TlsSite):
+    """The same hosts, and guests' memory and disks for everybody to read."""
+
+    encrypts = False
+
+
+def test_with_tls_nobody_on_the_wire_reads_a_guests_disk(tls_lab: Lab, tmp_path: Path) -> None:
+    """There without, so that it is known that the tap would find it; back again with TLS."""
+    first, second = tls_lab.hosts
+    spec = GuestSpec(disk_bytes=DISK_BYTES, has_own_disk=True)
+    pattern = bytes([int(PATTERN[0])]) * 256
+    found = {}
+    with own_pools(tls_lab):
+        guest = tls_lab.start_guest(first, spec)
+        try:
+            tls_lab.wait_for_boot([guest])
+            write_pattern(guest, first)
+            disk = LocalDisk(
+                target="vda",
+                capacity_bytes=DISK_BYTES,
+                path=f"{OWN_DISKS}/{guest.name}.qcow2",
+                format="qcow2",
+            )
+            facts = {"local_disk_bytes": DISK_BYTES, "local_disks": (disk,)}
+            guest.heartbeat.mark()
+            for kind, source, target in ((PlainSite, first, second), (TlsSite, second, first)):
+                (folder := tmp_path / kind.__name__).mkdir()
+                with (
+                    contextlib.closing(kind(tls_lab, folder)) as site,
+                    Wiretap(first, pattern) as tap,
+                ):
+                    seen = site.snapshot(guest, source, **facts)
+                    room = {OWN_DISKS: 10 * DISK_BYTES}
+                    hosts = tuple(replace(host, disk_pools=room) for host in seen.hosts)
+                    move = a_move(guest, source, target, disks=(disk,))
+                    result = site.roll_out(move, replace(seen, hosts=hosts))
+                assert result.is_complete, result
+                found[kind] = tap.seen
+                own_disk_file(source, guest.name).unlink()
+            guest.heartbeat.wait_for_beat()
+
+            assert guest.heartbeat.report().ran_through
+            assert has_pattern(own_disk_file(first, guest.name))
+        finally:
+            tls_lab.remove_guest(guest)
+    assert found[PlainSite] > 0
+    assert found[TlsSite] == 0

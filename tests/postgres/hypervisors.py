@@ -16,7 +16,8 @@ from multiprocessing.managers import BaseManager
 from typing import cast
 
 from rebalancer.cluster.inventory import Snapshot, VmState
-from rebalancer.rollout.driver import Command, DomainView, Reply, Ticket
+from rebalancer.rollout.driver import Command, Reply, Ticket
+from rebalancer.rollout.sightings import DomainView
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.simulated_driver import SimulatedDriver
 from rebalancer.simulation.simulated_source import SimulatedSource

@@ -18,7 +18,8 @@ from rich.console import Console
 from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.policy import Policy, Trigger
 from rebalancer.rollout.driver import Command, Reply, Ticket
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, Settings, load_settings
 from rebalancer.service.daemon import Daemon
 from rebalancer.service.duty import Reach, duty_of

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rebalancer.cluster.inventory import HostId, UsageHistory, VmId
-from rebalancer.collect.prometheus_source import PrometheusSource, UsageQueries
+from rebalancer.collect.prometheus_source import VM_CPU_QUERY, PrometheusSource, UsageQueries
 from rebalancer.errors import ObservationError
 from tests.lab.deadline import wait_until
 from tests.prometheus.exporter import exporting
@@ -105,3 +105,24 @@ def test_a_hosts_use_is_all_but_idle_and_waiting(url: str) -> None:
 def test_a_query_that_is_no_promql_is_refused_in_the_servers_words(url: str) -> None:
     with pytest.raises(ObservationError, match="parse error"):
         history(url, UsageQueries(vm_cpu="sum by (uuid) (rate(x[5m])"))
+
+
+def test_a_few_vms_are_told_alone_as_they_are_with_all_others(url: str) -> None:
+    now = datetime.now(UTC)  # noqa: TID251 - the server goes by the real clock
+    source = PrometheusSource(
+        url=url,
+        hosts={"h1": H1, "h2": H2},
+        queries=UsageQueries(vm_cpu=f"{VM_CPU_QUERY} # by uuid"),
+        step_seconds=STEP_SECONDS,
+    )
+    began = now - timedelta(seconds=5 * STEP_SECONDS)
+
+    few = source.history_of_few([STEADY, VmId("33333333-cccc")], began, now)
+
+    assert few is not None
+    everything = source.history([STEADY, MOVED], began, now)
+    known = few.vm_cpu_cores[STEADY]
+    assert np.isfinite(known).sum() >= 4
+    np.testing.assert_array_equal(known, everything.vm_cpu_cores[STEADY])
+    assert np.isnan(few.vm_cpu_cores[VmId("33333333-cccc")]).all()
+    assert few.host_cpu_cores == {}

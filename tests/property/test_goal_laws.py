@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import Link, Site, Snapshot
+from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import Placement, SolveStatus
 from rebalancer.cluster.policy import (
     BalanceGoal,
@@ -24,6 +24,7 @@ from rebalancer.cluster.policy import (
     Policy,
     RelieveGoal,
 )
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.placement.arrays import Ints
 from rebalancer.placement.objectives import Tier, find_tiers
 from rebalancer.placement.ordering import is_reachable

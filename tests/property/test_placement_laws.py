@@ -12,16 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import (
-    Assignment,
-    HostId,
-    HostState,
-    Link,
-    Site,
-    Snapshot,
-    VmId,
-    VmState,
-)
+from rebalancer.cluster.inventory import Assignment, HostId, HostState, Snapshot, VmId, VmState
 from rebalancer.cluster.plan import Placement, SolveStatus
 from rebalancer.cluster.policy import (
     BalancedResource,
@@ -41,6 +32,7 @@ from rebalancer.cluster.policy import (
 )
 from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Presence, Rule, Spread, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.cluster.violations import hard_violations, overspent, worsened
 from rebalancer.forecast.demand import forecast_demand
 from rebalancer.placement.arrays import Bools

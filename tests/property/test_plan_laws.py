@@ -13,17 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import (
-    HostId,
-    HostState,
-    Link,
-    Mode,
-    Rack,
-    Site,
-    Snapshot,
-    VmId,
-    VmState,
-)
+from rebalancer.cluster.inventory import HostId, HostState, Mode, Snapshot, VmId, VmState
 from rebalancer.cluster.plan import Migration, Plan
 from rebalancer.cluster.policy import (
     Headroom,
@@ -34,6 +24,7 @@ from rebalancer.cluster.policy import (
 )
 from rebalancer.cluster.rules import Ban, Domain, Rule, Spread, Violation, groups_in
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.cluster.violations import (
     RESTART_RULE,
     hard_violations,
@@ -338,7 +329,8 @@ def test_no_schedule_is_shorter_than_its_bound(case: Case) -> None:
 
     # Transfers go by slices of a tenth of a second, so a slower one can be shorter by one.
     slices = 0.2 * len(jobs)
-    for preference in Preferences(jobs, bound).usual() if jobs else ():
+    preferences = Preferences(jobs, case.policy.limits, bound)
+    for preference in preferences.usual() if jobs else ():
         slots = Timeline(
             jobs, case.policy.limits, preference.places, preference.sharable, preference.least
         ).slots()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.cluster.plan import Migration, MigrationState, Outcome, Plan
 from rebalancer.cluster.policy import Limits
-from rebalancer.rollout.driver import DomainView
 from rebalancer.rollout.executor import Settings
+from rebalancer.rollout.sightings import DomainView
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import Fault, FaultKind, Stage, random_faults
 from tests.builders import GIB, IMAGES, MIB, a_disk, a_host, a_snapshot, a_vm, with_disks

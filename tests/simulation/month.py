@@ -21,7 +21,8 @@ from rebalancer.cluster.policy import BalanceGoal, Limits, MovementGoal, Policy,
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import Move
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, Settings, load_settings
 from rebalancer.service.daemon import Daemon, LeavingError
 from rebalancer.service.duty import Reach, duty_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rebalancer.cluster.plan import VerdictKind
-from rebalancer.service.access import policy_of, simulated
 from rebalancer.service.rehearsal import rehearse
+from rebalancer.service.rehearsed_access import policy_of, simulated
 from rebalancer.service.rehearsed_day import rehearse_day
 from rebalancer.service.session import open_session, plan_for
 from rebalancer.simulation.day import check_day

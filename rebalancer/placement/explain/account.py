@@ -8,7 +8,7 @@ from dataclasses import replace
 from rebalancer.cluster.explanation import Explanation
 from rebalancer.placement.arrays import Ints
 from rebalancer.placement.budget import Budget
-from rebalancer.placement.explain.conflicts import find_conflicts
+from rebalancer.placement.explain.conflicts import find_conflicts, possible_all_the_same
 from rebalancer.placement.explain.reasons import gains_of_moves
 from rebalancer.placement.explain.rejected import rejected_hosts, rejected_moves
 from rebalancer.placement.objectives import Tier
@@ -27,9 +27,13 @@ def explanation_of(
     """
     least = min(CONFLICTS_SECONDS, CONFLICTS_SHARE * seconds)
     ends_at = max(budget.clock() + least, min(budget.ends_at, budget.clock() + CONFLICTS_SECONDS))
+    budget = replace(budget, ends_at=ends_at, moves=None)
+    conflicts = find_conflicts(problem, x, budget)
+    barred = "" if conflicts else possible_all_the_same(problem, x, budget)
     return Explanation(
         gains=gains_of_moves(problem, tiers, x),
         rejected_moves=rejected_moves(problem, tiers, x),
         rejected_hosts=rejected_hosts(problem, x),
-        conflicts=find_conflicts(problem, x, replace(budget, ends_at=ends_at, moves=None)),
+        conflicts=conflicts,
+        notes=(barred,) if barred else (),
     )

@@ -24,6 +24,7 @@ from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.explanation import CapacityAdvice, Use
 from rebalancer.cluster.inventory import HostId, HostState, Snapshot
 from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.pools import relocated
 from rebalancer.cluster.violations import hard_violations, worsened
 from rebalancer.placement.arrays import Bools, Ints
 from rebalancer.placement.budget import Budget
@@ -103,13 +104,13 @@ def _is_lawful(problem: PlacementProblem, without: Sequence[int], x: Ints) -> bo
     """Whether the oracle of rules and limits finds nothing worse without these hosts than now."""
     gone = {problem.host_ids[host] for host in without}
     snapshot, placed = problem.snapshot, problem.assignment(x)
+    there = relocated(snapshot, placed)
     left = replace(
-        snapshot,
+        there,
         hosts=tuple(
             replace(host, state=HostState.MAINTENANCE) if host.id in gone else host
-            for host in snapshot.hosts
+            for host in there.hosts
         ),
-        vms=tuple(replace(vm, host=placed[vm.id]) for vm in snapshot.vms),
     )
     before = hard_violations(snapshot, problem.policy, problem.demand, snapshot.assignment)
     after = hard_violations(left, problem.policy, problem.demand, placed)

@@ -17,6 +17,7 @@ from rebalancer.cluster.inventory import Assignment
 from rebalancer.placement.arrays import Ints
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.explain.case import Case
+from rebalancer.placement.explain.insoluble import NOWHERE_ELSE, why_never
 from rebalancer.placement.explain.possibility import (
     best_possible,
     can_all,
@@ -31,6 +32,7 @@ from rebalancer.placement.explain.restrictions import (
     without_wish,
 )
 from rebalancer.placement.explain.wishes import (
+    Hold,
     Leave,
     Wish,
     refusals_of,
@@ -59,6 +61,24 @@ def find_conflicts(problem: PlacementProblem, x: Ints, budget: Budget) -> tuple[
         return tuple(_as_a_whole(case, wishes, budget))
     leaves = [wish for wish in missed if isinstance(wish, Leave)]
     return tuple(_one_by_one(case, leaves, problem.assignment(x), budget))
+
+
+def possible_all_the_same(problem: PlacementProblem, x: Ints, budget: Budget) -> str:
+    """Say that what `x` leaves undone contradicts nothing; empty where that is not so, or unknown.
+
+    Where VMs ought to be may be clear and the way there barred: two that would change places need
+    room for one of them on the way.
+    """
+    wishes = wishes_of(problem, x)
+    missed = unmet(problem, wishes, x)
+    if not missed or not can_be_tried_as_a_whole(problem) or budget.is_spent:
+        return ""
+    if can_all(Case.of(problem), wishes, budget) is not True:
+        return ""
+    return (
+        f"with other VMs elsewhere this would be possible: {', '.join(texts_of_wishes(missed))}; "
+        "but that was not found in the time given, or no order of moves leads there"
+    )
 
 
 def _one_by_one(
@@ -213,7 +233,7 @@ def _conflict(
     wishes = _wishes_in(parts)
     against = [part for part in parts if isinstance(part, Restriction)]
     return Conflict(
-        text=_text(wishes, against, assumption),
+        text=_text(case, wishes, against, assumption),
         wishes=tuple(wish.text for wish in wishes),
         members=tuple(one.text for one in against),
         is_minimal=is_minimal(parts, question),
@@ -226,12 +246,21 @@ def _wishes_in(parts: Sequence[Part]) -> list[Wish]:
     return [part for part in parts if not isinstance(part, Restriction)]
 
 
-def _text(wishes: Sequence[Wish], against: Sequence[Restriction], assumption: str) -> str:
+def _text(
+    case: Case, wishes: Sequence[Wish], against: Sequence[Restriction], assumption: str
+) -> str:
     """One sentence: what cannot be had, and what all of stands against it."""
     why = [*texts_of(against), *([assumption] if assumption else [])]
     against_it = "; ".join(why)
     refusals = refusals_of(wishes)
     if len(refusals) == 1:
-        return f"{refusals[0]}: {against_it or 'there is nowhere else'}"
+        return f"{refusals[0]}: {against_it or _by_itself(case, wishes)}"
     wanted = ", ".join(texts_of_wishes(wishes))
     return f"these cannot all be had: {wanted}{': ' if why else ''}{against_it}"
+
+
+def _by_itself(case: Case, wishes: Sequence[Wish]) -> str:
+    """Why something cannot be had that nothing stands against."""
+    rules = {rule.name: rule for rule in case.policy.rules}
+    holding = [wish for wish in wishes if isinstance(wish, Hold)]
+    return why_never(rules[holding[0].rule], case.snapshot) if holding else NOWHERE_ELSE

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebalancer.cluster.compatibility import misfits
-from rebalancer.cluster.inventory import Host, Vm
+from rebalancer.cluster.inventory import Host, HostState, Vm
 from rebalancer.cluster.rules import Ban, Fence, Pin
 from rebalancer.cluster.violations import LEAVABLE_STATES
 from rebalancer.placement.arrays import Ints
@@ -107,7 +107,8 @@ class Obstacles:
             yield Obstacle(text=f"not looked after by policy {problem.policy.name}")
         if not host.may_receive:
             yield Obstacle(text=str(host.state))
-            return
+            if not host.memory_bytes:
+                return  # It has never been looked at, so there is nothing else to be told of it.
         for vm in problem.units[unit]:
             source = problem.snapshot.host_by_id[vm.host]
             copies = problem.policy.migration.local_disks
@@ -116,7 +117,9 @@ class Obstacles:
             for rule in problem.policy.rules:
                 if isinstance(rule, Fence | Ban) and rule.hard and rule.forbids(vm, host):
                     yield Obstacle(text=f"{rule.name} forbids it")
-        yield from self._no_room(unit, column)
+        if host.state is not HostState.DRAINING:
+            # What is on a draining host leaves it, so what is free there now means nothing.
+            yield from self._no_room(unit, column)
         yield from (Obstacle(text=text) for text in self._layout.broken_rules(unit, column))
 
     def _no_room(self, unit: int, column: int) -> Iterator[Obstacle]:

@@ -14,6 +14,7 @@ from rebalancer.cluster.violations import hard_violations
 from rebalancer.placement.arrays import Floats, Ints
 from rebalancer.placement.explain.amounts import WORDS, percent_text
 from rebalancer.placement.explain.rises import Rises
+from rebalancer.placement.explain.sites import comparison_text
 from rebalancer.placement.objectives import Tier, is_necessary
 from rebalancer.placement.problem import PlacementProblem, Resource
 
@@ -113,7 +114,9 @@ def _reason(
     price = _site_prices(tiers, unit)
     is_elsewhere = here.site != there.site
     if price is not None and is_elsewhere and price[target] < price[source] - 1e-12:
-        return f"site {there.site} is better than {here.site} for it; {numbers}"
+        vms = problem.units[unit]
+        because = comparison_text(problem, vms, here.site or "", there.site or "")
+        return f"site {there.site} is better than {here.site} for it{because}; {numbers}"
     return numbers
 
 

@@ -11,6 +11,9 @@ from rebalancer.placement.arrays import Ints
 from rebalancer.placement.explain.obstacles import Obstacles
 from rebalancer.placement.problem import PlacementProblem
 
+NO_OTHER_HOST = "there is no other host"
+NOT_FOUND = "no place was found for it in the time given"
+
 
 def find_unmoved(problem: PlacementProblem, x: Ints) -> tuple[Unmoved, ...]:
     """List the VMs on draining hosts, and those that a hard rule stays broken for."""
@@ -26,19 +29,21 @@ def find_unmoved(problem: PlacementProblem, x: Ints) -> tuple[Unmoved, ...]:
         return ()
     obstacles = Obstacles(problem, x)
     return tuple(
-        _unmoved(obstacles, unit, vm, broken.get(vm.id, []))
+        _unmoved(obstacles, unit, vm, broken.get(vm.id, []), is_alone=problem.host_count == 1)
         for unit in concerned
         for vm in problem.units[unit]
         if problem.drains[x[unit]] or vm.id in broken
     )
 
 
-def _unmoved(obstacles: Obstacles, unit: int, vm: Vm, broken: Sequence[str]) -> Unmoved:
+def _unmoved(
+    obstacles: Obstacles, unit: int, vm: Vm, broken: Sequence[str], *, is_alone: bool
+) -> Unmoved:
     against = (*obstacles.own(unit), *obstacles.grouped(unit), *obstacles.company(unit, vm))
     return Unmoved(
         vm=vm.id,
         vm_name=vm.name,
-        reasons=(*broken, *against) or ("no place was found for it in the time given",),
+        reasons=(*broken, *against) or (NO_OTHER_HOST if is_alone else NOT_FOUND,),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.planetlab import main
+from benchmarks.planetlab import POLICY_FILES, main
 from benchmarks.planetlab_accounts import Result, share_above
 from benchmarks.planetlab_baselines import (
     Draft,
@@ -266,7 +266,19 @@ def test_our_own_day_tells_its_rules_its_policy_and_its_pace(
     said = capsys.readouterr().out
     assert "track B, ours (idle VMs stay and keep their host on; memory counts)" in said
     assert "cycles             median" in said
-    assert "policy             planetlab.yaml" in said
+    assert "policy             planetlab-memory.yaml" in said
+
+
+def test_another_policy_file_can_be_taken_on_either_track(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(data), "--day", "20110303", "--policy", "ours"]
+    other = ["--track", "B", "--policy-file", str(POLICY_FILES["A"])]
+
+    assert main(given) == 0
+    assert main([*given, *other]) == 0
+
+    assert capsys.readouterr().out.count("policy             planetlab.yaml") == 2
 
 
 def test_only_the_beginning_of_a_day_can_be_run(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from benchmarks.planetlab import POLICY_FILE
+from benchmarks.planetlab import POLICY_FILES
 from benchmarks.planetlab_product import (
     BEGAN_AT,
     STANDBY_HOSTS,
@@ -32,7 +32,7 @@ def a_world(
 
 
 def ours(world: World) -> Ours:
-    return Ours(world, read_policy(POLICY_FILE), solve_seconds=5.0)
+    return Ours(world, read_policy(POLICY_FILES["A"]), solve_seconds=5.0)
 
 
 def test_the_leaked_part_of_the_next_sample_is_not_seen() -> None:
@@ -57,6 +57,29 @@ def test_a_vm_has_as_many_cores_as_it_can_use() -> None:
     assert [host.cpu_cores for host in snapshot.hosts[:2]] == [7.44, 10.64]
     assert snapshot.usage is not None
     assert snapshot.usage.vm_cpu_cores[VmId("vm3")].tolist() == [1.0, 1.0]
+
+
+def test_the_label_of_a_vm_tells_what_was_bought() -> None:
+    world = a_world([[50] * 4] * 2, on=[0, 1, 1, 1])
+    world.advance(300.1)
+
+    vms = snapshot_of(world, hosts_of(world), BEGAN_AT).vms
+
+    assert [vm.labels["mips"] for vm in vms] == ["2500", "2000", "1000", "500"]
+
+
+def test_where_memory_counts_hosts_with_one_vm_are_emptied_and_not_those_with_two() -> None:
+    rows = [[20] * 16] * 4
+    world = World(
+        Traces.of([f"vm{n}" for n in range(16)], rows), TRACKS["B"], hosts=2 * STANDBY_HOSTS
+    )
+    # VMs 12 to 15 have 613 MB, and two are together; all would fit on one host.
+    for vm, host in enumerate([*range(1, 25, 2), 0, 0, 2, 4]):
+        world.create(vm, host)
+
+    simulate(world, Ours(world, read_policy(POLICY_FILES["B"]), solve_seconds=5.0))
+
+    assert world.where[12] == world.where[13] == 0
 
 
 def test_a_vm_that_was_deleted_is_not_in_the_snapshot() -> None:

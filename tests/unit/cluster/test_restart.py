@@ -81,6 +81,18 @@ def test_an_empty_host_is_room_unless_it_may_be_put_to_sleep() -> None:
     assert len(found(snapshot, sleepy)) == 2
 
 
+def test_an_empty_host_that_min_awake_keeps_on_is_room() -> None:
+    hosts = [a_host(f"h{k}", memory_bytes=16 * GIB) for k in range(3)]
+    snapshot = a_snapshot(hosts, [a_vm("v", on="h0", memory_bytes=10 * GIB)])
+
+    def saving(min_awake: int) -> Policy:
+        goals = (PowerGoal(min_awake=min_awake), BalanceGoal(weight=0.1))
+        return a_policy(headroom=SURVIVING, goals=goals)
+
+    assert len(found(snapshot, saving(1))) == 1
+    assert found(snapshot, saving(2)) == []
+
+
 def test_while_a_host_drains_nothing_is_asked() -> None:
     snapshot = fragmented()
     hosts = [*snapshot.hosts, a_host("h4", state=HostState.DRAINING)]

@@ -64,6 +64,15 @@ def test_hours_are_those_of_the_clocks_there_also_when_these_are_changed() -> No
     assert closes - opens == timedelta(hours=8)
 
 
+def test_a_window_in_the_hour_that_is_left_out_does_not_open_that_day() -> None:
+    # On 29 March 2026 at 2:00 summer time begins: clocks go on with 3:00.
+    sundays = Window(days=("sun",), from_minute=150, to_minute=180, zone="Europe/Berlin")
+
+    coming = next_span([sundays], at(28, 12, month=3))
+
+    assert hours(coming) == (at(5, 0, 30, month=4), at(5, 1, 0, month=4))
+
+
 def test_what_would_not_be_over_before_a_window_closes_does_not_start() -> None:
     assert not_in_time([NIGHTS], at(24, 3), seconds=3600) == ""
     assert not_in_time([NIGHTS], at(24, 3), seconds=3700) == (

@@ -221,6 +221,9 @@ class FakeHypervisor:
     def pool_xmls(self) -> Sequence[str]:
         return list(self._answer("pool_xmls"))
 
+    def files_in(self, pool: str) -> Sequence[str]:
+        return list(self._answer("files_in") or ())
+
     def network_xmls(self) -> Sequence[str]:
         return list(self._answer("network_xmls"))
 

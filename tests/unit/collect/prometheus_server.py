@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+_NAMED = re.compile(r'label_replace\(vector\(1\), "(\w+)", "([^"]+)", "", ""\)')
+"""What a query picks out, as far as this knows PromQL."""
 
 type Samples = Sequence[tuple[float, str]]
 
@@ -29,6 +33,8 @@ class FakePrometheus:
     status: int = 200
     body: str | None = None
     """Answer this, whatever is asked."""
+    refuses: str | None = None
+    """Refuse queries in which this is."""
     hold: threading.Event | None = None
     """Answer only when this is set."""
     asked: list[Mapping[str, str]] = field(default_factory=list)
@@ -40,6 +46,8 @@ class FakePrometheus:
         found = [
             one for word, series in self.series.items() if word in asked["query"] for one in series
         ]
+        if named := _NAMED.findall(asked["query"]):
+            found = [one for one in found if any(one.labels.get(k) == v for k, v in named)]
         first, last = float(asked["start"]), float(asked["end"])
         result = [
             {
@@ -62,9 +70,10 @@ def serving(fake: FakePrometheus) -> Iterator[FakePrometheus]:
             fake.asked.append(asked)
             if fake.hold is not None:
                 fake.hold.wait(30)
-            body = fake.answer(asked).encode()
+            refused = fake.refuses is not None and fake.refuses in asked["query"]
+            body = b"no" if refused else fake.answer(asked).encode()
             try:
-                self.send_response(fake.status)
+                self.send_response(422 if refused else fake.status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -109,6 +109,16 @@ def test_a_host_tells_what_is_free_in_folders_of_its_own() -> None:
     assert host.disk_pools == {IMAGES: 5000}
 
 
+def test_files_that_would_be_in_the_way_of_another_hosts_disk_are_told() -> None:
+    vm = FakeVm(xml=a_file(), stats=STATS)
+    source = FakeHypervisor([vm], pool_xmls=[POOL], files_in=["a", "b"])
+    target = FakeHypervisor([], pool_xmls=[POOL], files_in=["a", "c"], hostname="h2")
+    empty = FakeHypervisor([], pool_xmls=[local_pool_xml()], files_in=["a"], hostname="h3")
+    hosts = a_source({"h1": source, "h2": target, "h3": empty}).observe().hosts
+
+    assert [host.disk_files for host in hosts] == [set(), {f"{IMAGES}/a"}, set()]
+
+
 def test_a_pool_that_does_not_say_what_is_free_and_a_host_without_pools_are_unknown() -> None:
     without = FakeHypervisor([FakeVm()])
     without.failing = {"pool_xmls"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -57,7 +57,10 @@ def a_day(source: UsageSource, until: datetime, *vms: VmId) -> UsageHistory:
 
 def asked_seconds(fake: FakePrometheus) -> float:
     """How much time the last question was about."""
-    asked = fake.asked[-1]
+    return seconds_of(fake.asked[-1])
+
+
+def seconds_of(asked: Mapping[str, str]) -> float:
     return float(asked["end"]) - float(asked["start"]) + STEP.total_seconds()
 
 
@@ -108,17 +111,72 @@ def test_samples_that_come_late_are_seen(prometheus: FakePrometheus) -> None:
     assert_same(later, a_day(server, NOON + STEP))
 
 
-def test_a_gone_vm_is_forgotten_and_for_a_new_one_all_is_read(prometheus: FakePrometheus) -> None:
+def test_of_a_vm_that_comes_only_its_own_past_is_read(prometheus: FakePrometheus) -> None:
     memory, server = UseMemory(), a_server(prometheus)
-    a_day(memory.of(server), NOON, A, B)
+    a_day(memory.of(server), NOON, A)
 
-    without = a_day(memory.of(server), NOON, A)
-    assert asked_seconds(prometheus) < DAY.total_seconds()
-    again = a_day(memory.of(server), NOON, A, B)
+    later = a_day(memory.of(server), NOON + STEP, A, B)
 
-    assert without.vm_cpu_cores.keys() == {A}
+    _, hosts, of_b, new, _ = prometheus.asked
+    assert hosts["query"] == "host_cpu"
+    assert '"uuid", "b"' in of_b["query"]
+    assert '"uuid", "a"' not in of_b["query"]
+    assert new["query"] == "vm_cpu"
+    assert seconds_of(new) == 13 * STEP.total_seconds()
+    assert_same(later, a_day(server, NOON + STEP, A, B))
+
+
+def test_it_goes_on_with_vms_that_come_and_go(prometheus: FakePrometheus) -> None:
+    memory, server = UseMemory(), a_server(prometheus)
+    present = [(A,), (A, B), (B,), (B, A), (A,), (A, B)]
+
+    for step, vms in enumerate(present):
+        told = a_day(memory.of(server), NOON + step * STEP, *vms)
+
+        assert told.vm_cpu_cores.keys() == set(vms)
+        assert_same(told, a_day(server, NOON + step * STEP, *vms))
+
+
+def test_of_a_vm_that_the_server_does_not_know_nothing_is_known(
+    prometheus: FakePrometheus,
+) -> None:
+    memory, server, stranger = UseMemory(), a_server(prometheus), VmId("c")
+    a_day(memory.of(server), NOON, A)
+
+    told = a_day(memory.of(server), NOON, A, stranger)
+
+    assert_same(told, a_day(server, NOON, A, stranger))
+    assert np.isnan(told.vm_cpu_cores[stranger]).all()
+
+
+@pytest.mark.parametrize(
+    "strangers",
+    [
+        pytest.param([f"vm{number}" for number in range(33)], id="many"),
+        pytest.param(['"} or up or {x="'], id="no name for a query"),
+    ],
+)
+def test_for_some_new_vms_all_is_read(prometheus: FakePrometheus, strangers: list[str]) -> None:
+    memory, server = UseMemory(), a_server(prometheus)
+    a_day(memory.of(server), NOON, A)
+
+    told = a_day(memory.of(server), NOON, A, *map(VmId, strangers))
+
     assert asked_seconds(prometheus) == DAY.total_seconds()
-    assert_same(again, a_day(server, NOON, A, B))
+    assert_same(told, a_day(server, NOON, A, *map(VmId, strangers)))
+
+
+def test_a_server_that_minds_the_question_for_a_few_is_asked_for_all(
+    prometheus: FakePrometheus,
+) -> None:
+    memory, server = UseMemory(), a_server(prometheus)
+    a_day(memory.of(server), NOON, A)
+    prometheus.refuses = "label_replace"
+
+    told = a_day(memory.of(server), NOON, A, B)
+
+    assert asked_seconds(prometheus) == DAY.total_seconds()
+    assert_same(told, a_day(server, NOON, A, B))
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from rebalancer.cluster.inventory import (
-    HostState,
-    Link,
-    Mode,
-    Rack,
-    Site,
-    Snapshot,
-    UsageHistory,
-    VmState,
-    faults_of,
-)
+from rebalancer.cluster.inventory import HostState, Mode, Snapshot, UsageHistory, VmState, faults_of
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.collect.snapshot_file import (
     SnapshotFile,
     read_snapshot,
@@ -280,6 +271,30 @@ def test_a_history_of_something_else_is_a_fault(tmp_path: Path) -> None:
     assert set(faults(tree, tmp_path)) == {"$.usage.host_cpu_cores.h2"}
 
 
+@pytest.mark.parametrize(
+    ("start", "is_fine"),
+    [
+        ("2026-11-22T23:50:00Z", True),
+        ("2026-11-22T23:59:00Z", True),  # clocks differ a little
+        ("2026-11-23T00:05:00Z", False),
+        ("2027-11-23T00:00:00Z", False),
+        ("2027-11-23T09:00:00+09:00", False),
+    ],
+)
+def test_past_use_that_lies_after_the_snapshot_is_a_fault(
+    start: str, is_fine: bool, tmp_path: Path
+) -> None:
+    usage = {"start": start, "interval_seconds": 300, "vm_cpu_cores": {"u1": [1, 2]}}
+    tree = TINY | {"usage": usage}
+
+    if is_fine:
+        assert read_snapshot(written(tree, tmp_path)).usage is not None
+    else:
+        (said,) = faults(tree, tmp_path).items()
+        assert said[0] == "$.usage.start"
+        assert "s after taken_at, 2026-11-23T00:00:00+00:00" in said[1]
+
+
 def test_the_file_source_reads_anew_each_time(tmp_path: Path) -> None:
     path = written(TINY, tmp_path)
     source = SnapshotFile(path)
@@ -379,3 +394,18 @@ def test_a_snapshot_that_does_not_say_what_there_is_is_not_taken_for_empty(
 
 def test_a_cluster_without_vms_may_be_said_to_have_none(tmp_path: Path) -> None:
     assert read_snapshot(written(TINY | {"vms": []}, tmp_path)).vms == ()
+
+
+@pytest.mark.parametrize("unseen", ["\x1b[2J", "\n", "\x9b2J", "\x7f"])
+def test_names_that_would_steer_a_terminal_are_refused_and_shown_harmlessly(
+    tmp_path: Path, unseen: str
+) -> None:
+    tree = TINY | {"vms": [TINY["vms"][0] | {"name": f"db{unseen}1"}]}
+
+    with pytest.raises(InvalidFileError) as raised:
+        read_snapshot(written(tree, tmp_path))
+
+    assert str(raised.value).endswith(
+        "has control characters in it; expected characters that can be seen, and spaces"
+    )
+    assert unseen not in str(raised.value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import Site, Snapshot
+from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.policy import (
     BalancedResource,
     BalanceGoal,
@@ -16,6 +16,7 @@ from rebalancer.cluster.policy import (
     Policy,
     PowerGoal,
 )
+from rebalancer.cluster.sites import Site
 from rebalancer.placement.bound import Relaxation, relax, strengthen
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.objectives import find_tiers

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rebalancer.cluster.inventory import Site, Snapshot
+from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.policy import (
     BalancedResource,
     BalanceGoal,
@@ -18,9 +18,9 @@ from rebalancer.cluster.policy import (
 )
 from rebalancer.cluster.rules import Pin, Rule, Spread
 from rebalancer.cluster.selection import VmSelector
+from rebalancer.cluster.sites import Site
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.exchange import (
-    exchange,
     exchange_among,
     gains_of_shifting,
     most_from_shifting,
@@ -69,7 +69,7 @@ def test_two_small_vms_are_exchanged_for_a_large_one() -> None:
     layout = a_layout(problem_of(snapshot, a_policy(pinned, goals=(GUARDED,))))
     assert not descend(layout, ENDLESS)
 
-    assert exchange(layout, 0, 1, ENDLESS)
+    assert exchange_among(layout, np.arange(2), ENDLESS)
 
     assert where(layout) == {"a": "h2", "b": "h2", "c": "h1", "rest": "h1"}
 
@@ -83,7 +83,7 @@ def test_a_moved_vm_is_replaced_by_a_lighter_one() -> None:
     names = [unit[0].name for unit in problem.units]
     layout.move(names.index("heavy"), 1)
 
-    assert exchange(layout, 0, 1, ENDLESS)
+    assert exchange_among(layout, np.arange(2), ENDLESS)
 
     assert where(layout)["heavy"] == "h1"
     assert where(layout)["light"] == "h2"
@@ -175,11 +175,17 @@ def test_vms_are_exchanged_where_only_prices_differ() -> None:
     assert where(layout) == {"busy": "h2", "idle": "h1"}
 
 
+def test_hosts_without_vms_have_nothing_to_exchange() -> None:
+    layout = a_layout(problem_of(a_pair(), a_policy(goals=(GUARDED,))))
+
+    assert not exchange_among(layout, np.arange(2), ENDLESS)
+
+
 def test_exchanges_end_where_none_pays() -> None:
     snapshot = a_pair(*((f"vm{k}", "h1", 0.3 * k, float(k)) for k in range(1, 9)))
     layout = a_layout(problem_of(snapshot, a_policy(goals=(GUARDED, MovementGoal()))))
 
     exchange_among(layout, np.arange(2), ENDLESS)
 
-    assert not exchange(layout, 0, 1, ENDLESS)
+    assert not exchange_among(layout, np.arange(2), ENDLESS)
     assert np.allclose(layout.load, layout.problem.load(layout.x))

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalancer.cluster.inventory import Link, Site, Snapshot
+from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.policy import BalanceGoal, GeographyCriterion, GeographyGoal, MovementGoal
 from rebalancer.cluster.rules import Fence
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.placement.geography import energy, expected_rate, mean_over
 from tests.builders import GIB, NOON, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.placement.clusters import moves, on, problem_of, solve
@@ -83,6 +84,21 @@ def test_a_mean_lies_between_the_least_and_the_most(
     mean = mean_over(by_hour, start, seconds)
 
     assert min(by_hour) - 1e-9 <= mean <= max(by_hour) + 1e-9
+
+
+@pytest.mark.parametrize(("part", "goes"), [(0.99, True), (1.01, False)])
+def test_a_price_below_zero_is_the_better_the_lower_it_is(part: float, goes: bool) -> None:
+    """From -0.05 to -0.25 a kWh is earned as much as from 0.4 to 0.2 is saved."""
+    earned = 4 * 6.5 / 1000 * 6 * 0.2
+    snapshot = replace(
+        two_sites(toll=part * earned / 8.25, dirty_bytes_per_second=0.0),
+        sites=(
+            Site(name="dear", energy_price_per_kwh=-0.05),
+            Site(name="cheap", energy_price_per_kwh=-0.25),
+        ),
+    )
+
+    assert bool(moves(snapshot, solve(snapshot, a_policy(goals=(PRICE,))))) is goes
 
 
 def test_a_table_by_the_hour_goes_before_the_flat_price() -> None:

@@ -38,6 +38,19 @@ def test_it_goes_where_there_is_room_for_its_disks() -> None:
     assert moves(snapshot, solve(snapshot, a_policy(migration=COPYING))) == {"v": "h3"}
 
 
+def test_it_goes_where_no_file_is_in_the_way_of_its_disks() -> None:
+    disk = a_disk(capacity_bytes=20 * GIB)
+    room = {IMAGES: 100 * GIB}
+    hosts = [a_host("h1", state=DRAINING), a_host("h3", disk_pools=room)]
+    hosts += [a_host("h2", disk_pools=room, disk_files=frozenset({disk.path}))]
+    snapshot = a_snapshot(hosts, [a_vm("v", **with_disks(disk))])
+    only_one = a_snapshot([hosts[0], hosts[2]], [a_vm("v", **with_disks(disk))])
+    stays = solve(only_one, a_policy(migration=COPYING))
+
+    assert moves(snapshot, solve(snapshot, a_policy(migration=COPYING))) == {"v": "h3"}
+    assert f"{disk.path} is there already" in " ".join(stays.unmoved[0].reasons)
+
+
 @pytest.mark.parametrize(("cap", "moved"), [(24 * GIB, 1), (23 * GIB, 0)])
 def test_caps_on_what_is_moved_count_the_disks(cap: int, moved: int) -> None:
     hosts = [a_host(name, disk_pools={IMAGES: 900 * GIB}) for name in ("h1", "h2")]

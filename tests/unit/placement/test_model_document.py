@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rebalancer.cluster.inventory import Host, Link, Site, Snapshot, Vm
+from rebalancer.cluster.inventory import Host, Snapshot, Vm
 from rebalancer.cluster.policy import (
     BalancedResource,
     BalanceGoal,
@@ -26,6 +26,7 @@ from rebalancer.cluster.policy import (
 )
 from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Presence, Rule, Spread, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.placement.objectives import Tier, find_tiers
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.placement.clusters import moves, on, problem_of, solve

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rebalancer.cluster.inventory import Link, Snapshot, VmState
+from rebalancer.cluster.inventory import Snapshot, VmState
 from rebalancer.cluster.policy import (
     BalanceGoal,
     MigrationPermissions,
@@ -14,6 +14,7 @@ from rebalancer.cluster.policy import (
     MovementMeasure,
 )
 from rebalancer.cluster.selection import VmSelector
+from rebalancer.cluster.sites import Link
 from rebalancer.placement.movement import bytes_sent, dearness, movement
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.placement.clusters import moves, problem_of, solve

@@ -151,3 +151,18 @@ def test_a_dearer_vm_leaves_where_the_cheapest_would_need_another_host() -> None
     moved = placed(snapshot, foreseen(snapshot, {"b": 4.0}), policy)
 
     assert moved == {VmId("c"): HostId("h2")}
+
+
+def test_a_full_host_is_left_with_something_to_spare() -> None:
+    # Without c it would have 0.01 of its 10 cores left, and be full again with the next sample.
+    snapshot = hosts({"h1": {"a": 6.0, "b": 3.19, "c": 0.68, "d": 0.8}, "h2": {"e": 5.0}})
+    policy = a_power_policy(OverloadMeasure.NOW, MovementMeasure.DISTURBANCE)
+
+    assert placed(snapshot, foreseen(snapshot, {"b": 4.5}), policy) == {VmId("d"): HostId("h2")}
+
+
+def test_a_full_host_is_relieved_as_far_as_can_be_had() -> None:
+    snapshot = hosts({"h1": {"a": 6.0, "b": 3.3, "c": 0.7, "d": 0.68}, "h2": {"e": 9.3}})
+    policy = a_power_policy(OverloadMeasure.NOW, MovementMeasure.DISTURBANCE)
+
+    assert placed(snapshot, foreseen(snapshot, {"b": 4.5}), policy) == {VmId("d"): HostId("h2")}

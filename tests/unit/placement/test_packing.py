@@ -19,7 +19,7 @@ from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.layout import Layout, scale_of
 from rebalancer.placement.objectives import find_tiers
-from rebalancer.placement.packing import empty_hosts
+from rebalancer.placement.packing import empty_hosts, hardest_to_empty_first, pack
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.placement.clusters import moves, on, problem_of, solve
 
@@ -153,6 +153,35 @@ def test_a_vm_goes_where_the_room_has_the_shape_of_its_needs() -> None:
     assert empty_hosts(layout, [2, 3], Budget(clock=lambda: 0.0, ends_at=60.0))
     assert not layout.members[2]
     assert not layout.members[3]
+
+
+def test_the_hardest_to_place_goes_first_where_small_ones_would_take_its_room() -> None:
+    """h1 has 30 GiB left and h2 20: that is enough if the small VM, cheaper to move, waits."""
+    full = [
+        a_vm("stays1", on="h1", memory_bytes=34 * GIB),
+        a_vm("stays2", on="h2", memory_bytes=44 * GIB),
+    ]
+    rest = [
+        a_vm("small", on="h3", memory_bytes=18 * GIB),
+        a_vm("large", on="h4", memory_bytes=28 * GIB),
+    ]
+    stay = Pin(name="stay", vms=VmSelector(names=("stays*",)))
+    policy = a_policy(
+        stay,
+        goals=(FREE, MovementGoal(measure=MovementMeasure.MEMORY)),
+        headroom=Headroom(cpu_ratio=0.0, memory_ratio=0.0),
+    )
+    problem = problem_of(a_snapshot(hosts(4), [*full, *rest]), policy)
+    scale = scale_of(find_tiers(problem), 1.0)
+    budget = Budget(clock=lambda: 0.0, ends_at=60.0)
+
+    in_order = Layout(problem, problem.start, scale)
+    empty_hosts(in_order, [2, 3], budget)
+    packed = Layout(problem, pack(problem, scale, problem.start, budget), scale)
+
+    assert hardest_to_empty_first(in_order, [2, 3]) == [3, 2]
+    assert in_order.members[3]
+    assert not packed.members[2] | packed.members[3]
 
 
 def test_a_broken_rule_is_mended_even_if_too_few_hosts_are_in_use_then() -> None:

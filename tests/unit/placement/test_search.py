@@ -7,7 +7,7 @@ import pytest
 
 from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.policy import BalancedResource, BalanceGoal, MovementGoal, PowerGoal
-from rebalancer.cluster.rules import Spread, Together
+from rebalancer.cluster.rules import Domain, Spread, Together
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.placement.bound import relax
 from rebalancer.placement.budget import Budget
@@ -18,11 +18,11 @@ from rebalancer.placement.local_search import best_move_off, descend, improve, s
 from rebalancer.placement.model import Model, Row
 from rebalancer.placement.neighbourhood import improve_by_programs
 from rebalancer.placement.objectives import find_tiers
-from rebalancer.placement.ordering import needs_parking, stuck_moves
+from rebalancer.placement.ordering import make_orderable, needs_parking, stuck_moves
 from rebalancer.placement.problem import PlacementProblem, Resource
 from rebalancer.placement.program import Limits, solve_program
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
-from tests.unit.placement.clusters import a_hot_host, problem_of
+from tests.unit.placement.clusters import DRAINING, a_hot_host, problem_of
 
 ALL = VmSelector()
 ENDLESS = Budget(clock=lambda: 0.0, ends_at=60.0)
@@ -242,6 +242,28 @@ def test_moves_in_a_ring_are_stuck_and_moves_in_a_row_are_not() -> None:
     assert stuck_moves(problem, np.array([1, 0])).all()
     assert needs_parking(problem, np.array([1, 0]))
     assert not stuck_moves(problem, np.array([1, 2])).any()
+
+
+def test_a_host_that_drains_is_not_emptied_to_where_a_stuck_move_left_no_place() -> None:
+    # big and other cannot change places, so big stays in rack r1, where leaver was to go.
+    hosts = [
+        a_host("h1", rack="r1", memory_bytes=14 * GIB, reserved_memory_bytes=0),
+        a_host("h2", rack="r2", memory_bytes=10 * GIB, reserved_memory_bytes=0),
+        a_host("h3", rack="r2", state=DRAINING),
+    ]
+    vms = [
+        a_vm("big", on="h1", memory_bytes=8 * GIB),
+        a_vm("other", on="h2", memory_bytes=8 * GIB),
+        a_vm("leaver", on="h3", memory_bytes=4 * GIB),
+    ]
+    apart = Spread(name="racks", vms=VmSelector(names=("big", "leaver")), over=Domain.RACK)
+    problem = problem_of(a_snapshot(hosts, vms), a_policy(apart))
+    names = [unit[0].name for unit in problem.units]
+    wanted = np.array([{"big": 1, "other": 0, "leaver": 0}[name] for name in names])
+
+    x = make_orderable(problem, wanted, find_tiers(problem), ENDLESS)
+
+    assert all((group.counts(x) <= 1).all() for group in problem.spreads)
 
 
 def test_a_model_knows_its_rows_by_name_and_proves_its_answer() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import HostState, Link, Site, VmState
+from rebalancer.cluster.inventory import HostState, VmState
 from rebalancer.cluster.plan import Placement, SolveStatus
 from rebalancer.cluster.policy import (
     BalanceGoal,
@@ -22,6 +22,7 @@ from rebalancer.cluster.policy import (
 )
 from rebalancer.cluster.rules import Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.placement.solver import place
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.placement.clusters import DRAINING, a_hot_host, moves, on, solve
@@ -239,14 +240,16 @@ def test_power_fills_the_host_that_draws_least() -> None:
 
 
 @pytest.mark.parametrize(
-    ("criterion", "best"),
+    ("criterion", "best", "numbers"),
     [
-        (GeographyCriterion.ENERGY_PRICE, "h1"),
-        (GeographyCriterion.CARBON, "h2"),
-        (GeographyCriterion.LATENCY, "h2"),
+        (GeographyCriterion.ENERGY_PRICE, "h1", "energy 0.3 → 0.1 per kWh"),
+        (GeographyCriterion.CARBON, "h2", "carbon 500 → 100 g/kWh"),
+        (GeographyCriterion.LATENCY, "h2", "latency to users 30 → 10 ms"),
     ],
 )
-def test_geography_prefers_the_better_site(criterion: GeographyCriterion, best: str) -> None:
+def test_geography_prefers_the_better_site_and_says_by_how_much(
+    criterion: GeographyCriterion, best: str, numbers: str
+) -> None:
     sites = [
         Site(name="tokyo", energy_price_per_kwh=0.1, carbon_g_per_kwh=500),
         Site(name="osaka", energy_price_per_kwh=0.3, carbon_g_per_kwh=100),
@@ -260,7 +263,7 @@ def test_geography_prefers_the_better_site(criterion: GeographyCriterion, best: 
     answer = solve(snapshot, a_policy(goals=(goal, MovementGoal())))
 
     assert on(answer, best) == ["a", "b"]
-    assert "is better than" in next(iter(answer.reasons.values()))
+    assert f"for it ({numbers}); " in next(iter(answer.reasons.values()))
 
 
 def test_a_slow_link_makes_moving_dear() -> None:

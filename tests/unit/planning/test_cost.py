@@ -6,6 +6,7 @@ from rebalancer.planning import cost
 from rebalancer.planning.cost import Line
 from rebalancer.planning.guest import Guest, guest_of
 from rebalancer.planning.habits import SETUP_SECONDS, SWITCHOVER_SECONDS
+from rebalancer.planning.precopy import cycling_writes, random_writes
 from tests.builders import GIB, MIB, a_vm
 
 
@@ -138,10 +139,10 @@ def test_a_guest_that_stands_still_writes_nothing() -> None:
 
 def test_writes_at_random_touch_less_memory_than_writes_in_turn() -> None:
     for seconds in (0.1, 1.0, 10.0, 1000.0):
-        at_random = cost.random_writes(50 * MIB, GIB, seconds)
+        at_random = random_writes(50 * MIB, GIB, seconds)
 
-        assert at_random <= cost.cycling_writes(50 * MIB, GIB, seconds) <= GIB
-    assert cost.random_writes(50 * MIB, 0, 1.0) == 0
+        assert at_random <= cycling_writes(50 * MIB, GIB, seconds) <= GIB
+    assert random_writes(50 * MIB, 0, 1.0) == 0
 
 
 @pytest.mark.parametrize("dirty_mib", [0, 10, 100, 399, 400, 401, 10_000])

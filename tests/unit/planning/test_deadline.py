@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.inventory import HostState
-from rebalancer.cluster.plan import Plan, VerdictKind
-from rebalancer.cluster.policy import Limits
+from rebalancer.cluster.plan import Plan, Priority, VerdictKind
+from rebalancer.cluster.policy import Limits, MigrationPermissions
+from rebalancer.cluster.windows import Window
 from rebalancer.planning.jobs import HANDOVER_SECONDS
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.planning.plans import a_plan
@@ -80,3 +81,21 @@ def test_the_latest_end_is_never_before_the_expected_one_nor_beyond_the_worst_st
     assert plan.makespan_upper_seconds is not None
     assert plan.makespan_seconds <= plan.makespan_upper_seconds
     assert plan.makespan_upper_seconds <= stretch * plan.makespan_seconds + 1e-6
+
+
+def test_a_deadline_counts_from_now_though_the_drain_waits_for_its_window() -> None:
+    hosts = [a_host("h1", state=HostState.DRAINING), a_host("h2")]
+    tonight = Window(from_minute=22 * 60, to_minute=5 * 60)
+    hours = MigrationPermissions(windows=(tonight,), windows_for=frozenset({Priority.DRAIN}))
+    policy = a_policy(migration=hours)
+
+    def drained_within(seconds: float) -> Plan:
+        snapshot = a_snapshot(hosts, [a_vm("a")])
+        return a_plan(snapshot, {"a": "h2"}, policy, deadline_seconds=seconds)
+
+    refused, promised = drained_within(9 * 3600), drained_within(11 * 3600)
+
+    assert refused.breaks_deadline == ("a",)
+    assert promised.breaks_deadline == ()
+    assert promised.makespan_upper_seconds is not None
+    assert promised.makespan_upper_seconds > 10 * 3600

@@ -5,7 +5,8 @@ import pytest
 
 from rebalancer.cluster.inventory import Mode, Vm, VmState
 from rebalancer.cluster.policy import Limits, MigrationPermissions
-from rebalancer.planning.modes import Choice, Refusal, choose, reason_for
+from rebalancer.planning.mode_reasons import reason_for
+from rebalancer.planning.modes import Choice, Refusal, choose
 from rebalancer.planning.network import Network, Path
 from tests.builders import GIB, MIB, a_host, a_snapshot, a_vm
 
@@ -169,7 +170,7 @@ def test_a_refusal_names_the_cheapest_permission_that_would_unlock_the_move() ->
 def test_the_cheapest_way_out_is_cold_where_a_pause_would_take_longer() -> None:
     batch = a_hot_vm(5000, 200 * GIB, memory_bytes=256 * GIB)
 
-    assert "allow cold: about 2 min 2 s down" in refused(batch, MigrationPermissions())
+    assert "allow cold: about 2 min 02 s down" in refused(batch, MigrationPermissions())
 
 
 def test_the_owner_of_a_vm_narrows_the_modes() -> None:

@@ -1,7 +1,8 @@
 from dataclasses import replace
 
-from rebalancer.cluster.inventory import HostId, Link, Rack, Site
+from rebalancer.cluster.inventory import HostId
 from rebalancer.cluster.policy import Limits
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.planning.network import Network
 from tests.builders import MIB, a_host, a_snapshot
 

@@ -4,11 +4,12 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.demand import Demand
-from rebalancer.cluster.inventory import HostState, Link, Mode, Vm, VmId, VmState
+from rebalancer.cluster.inventory import HostState, Mode, Vm, VmId, VmState
 from rebalancer.cluster.plan import Placement, Priority, Unmoved
 from rebalancer.cluster.policy import Headroom, Limits, MigrationPermissions
 from rebalancer.cluster.rules import Ban, Fence, Pin, Spread, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.sites import Link
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.planning.plans import SOLVED, a_placement, a_plan, step, why_unmoved
 

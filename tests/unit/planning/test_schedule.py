@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from rebalancer.cluster.inventory import HostState, Link, Site, VmState
+from rebalancer.cluster.inventory import HostState, VmState
 from rebalancer.cluster.plan import Plan
 from rebalancer.cluster.policy import Limits
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.planning.jobs import HANDOVER_SECONDS, handover_seconds
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.planning.plans import WIDE, a_plan, step

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
-from rebalancer.rollout.driver import (
+from rebalancer.rollout.sightings import (
     Absent,
     DomainView,
     HostView,

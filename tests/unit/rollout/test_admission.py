@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from rebalancer.cluster.inventory import HostId, Link, Mode, Rack, Site, VmId
+from rebalancer.cluster.inventory import HostId, Mode, VmId
 from rebalancer.cluster.plan import Migration
 from rebalancer.cluster.policy import Limits
+from rebalancer.cluster.sites import Link, Rack, Site
 from rebalancer.rollout.admission import Flight, Foreign, Grant, admit, spare_bandwidth
 from tests.builders import MIB, a_host, a_snapshot
 from tests.unit.rollout.plans import a_migration

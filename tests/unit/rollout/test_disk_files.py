@@ -12,16 +12,10 @@ from rebalancer.cluster.inventory import HostId, Mode, Snapshot, VmId
 from rebalancer.cluster.plan import Migration, MigrationState
 from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.rollout.disk_files import DiskFiles, left_behind, why_not_remove
-from rebalancer.rollout.driver import (
-    CreateDisk,
-    Failed,
-    JobKind,
-    RemoveDisk,
-    Returned,
-    TransferProgress,
-)
+from rebalancer.rollout.driver import CreateDisk, Failed, RemoveDisk, Returned
 from rebalancer.rollout.executor import RolloutResult, Settings
 from rebalancer.rollout.precopy import CallOff, Carry, Mandate, Watch, judge
+from rebalancer.rollout.sightings import JobKind, TransferProgress
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import Fault, FaultKind, Stage
 from tests.builders import (

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from rebalancer.cluster.inventory import Host, HostId, Mode, Rack, Snapshot, Vm, VmId, VmState
+from rebalancer.cluster.inventory import Host, HostId, Mode, Snapshot, Vm, VmId, VmState
 from rebalancer.cluster.plan import MigrationState, Plan, Priority
 from rebalancer.cluster.policy import Limits, MigrationPermissions
 from rebalancer.cluster.rules import Spread
 from rebalancer.cluster.selection import VmSelector
+from rebalancer.cluster.sites import Rack
 from rebalancer.cluster.windows import Window
 from rebalancer.errors import LockHeldError, PlanRefusedError
 from rebalancer.rollout.driver import Command, SetAutostart, Ticket

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from rebalancer.cluster.inventory import HostId
-from rebalancer.cluster.plan import MigrationState, Outcome
+from rebalancer.cluster.plan import MeasuredPart, MigrationState, Outcome, Part
 from rebalancer.errors import JournalError, LockHeldError, PlanRefusedError
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Owner, is_dead, this_process
@@ -288,7 +288,7 @@ def test_a_newer_journal_is_not_touched(journal: Journal, url: str, clock: HandC
     with journal._database.engine.begin() as db:
         db.exec_driver_sql("UPDATE schema_version SET version = 99")
 
-    with pytest.raises(JournalError, match="has version 99, this program reads version 3"):
+    with pytest.raises(JournalError, match="has version 99, this program reads version 4"):
         Journal.open(url, clock)
 
 
@@ -414,8 +414,41 @@ def test_the_journal_of_an_older_program_is_converted(url: str, plan: str) -> No
             db.exec_driver_sql("UPDATE schema_version SET version = 1")
 
     with Journal.open(url, HandClock()) as journal, journal._reading() as db:
-        assert db.exec_driver_sql("SELECT version FROM schema_version").scalar() == 3
+        assert db.exec_driver_sql("SELECT version FROM schema_version").scalar() == 4
         policy = db.exec_driver_sql("SELECT policy FROM rollouts").scalar()
         assert policy == ("night" if plan else "")
         for table in ("leaders", "maintenance", "lease_watches"):
             assert db.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar() == 0
+
+
+def test_migrations_of_which_parts_were_measured_are_found_however_they_ended(
+    journal: Journal, clock: HandClock
+) -> None:
+    lease = journal.acquire("test")
+    number = journal.begin(PLAN, lease)
+    part = MeasuredPart(part=Part.SHUT_DOWN, seconds=180.0, is_over=False)
+    ignored = Outcome(
+        migration="m1", state=MigrationState.FAILED_SAFE, text="it ignored", parts=(part,)
+    )
+    journal.write(number, [state_entry("m1", MigrationState.FAILED_SAFE, "", ignored)], lease)
+
+    assert [row.outcome for row in journal.timed_in_parts("test", 10)] == [ignored]
+    assert journal.timed_in_parts("another cluster", 10) == ()
+    assert journal.completed("test", 10) == ()
+
+
+def test_a_journal_of_version_3_is_read_on_and_not_by_its_program_any_more(url: str) -> None:
+    """What it has of migrations stays as it is: there are no parts in it."""
+    with Journal.open(url, HandClock()) as journal:
+        lease = journal.acquire("test")
+        number = journal.begin(PLAN, lease)
+        journal.write(number, [state_entry("m1", MigrationState.COMPLETE, "", MOVED)], lease)
+        with journal._writing() as db:
+            db.exec_driver_sql("UPDATE schema_version SET version = 3")
+
+    with Journal.open(url, HandClock()) as journal, journal._reading() as db:
+        assert db.exec_driver_sql("SELECT version FROM schema_version").scalar() == 4
+        (row,) = journal.completed("test", 10)
+        assert row.outcome == MOVED
+        assert row.migration == PLAN.migrations[0]
+        assert journal.timed_in_parts("test", 10) == ()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rebalancer.cluster.inventory import VmState
-from rebalancer.rollout.driver import JobKind, StateReason
 from rebalancer.rollout.libvirt_request import mib_per_second, milliseconds
 from rebalancer.rollout.libvirt_states import job_of, progress_of, state_of, view_of
+from rebalancer.rollout.sightings import JobKind, StateReason
 
 R = StateReason
 

@@ -11,7 +11,6 @@ from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId, VmState
 from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.cluster.rules import Spread, Together
 from rebalancer.cluster.selection import VmSelector
-from rebalancer.rollout.driver import HostView, JobKind, StateReason
 from rebalancer.rollout.prechecks import (
     Alarm,
     AlreadyThere,
@@ -22,6 +21,7 @@ from rebalancer.rollout.prechecks import (
     Scene,
     precheck,
 )
+from rebalancer.rollout.sightings import HostView, JobKind, StateReason
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.rollout.plans import a_migration
 from tests.unit.rollout.sightings import (

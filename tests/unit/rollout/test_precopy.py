@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 from rebalancer.cluster.inventory import Mode
-from rebalancer.rollout.driver import TransferProgress
 from rebalancer.rollout.precopy import (
     AllowDowntime,
     CallOff,
@@ -21,6 +20,7 @@ from rebalancer.rollout.precopy import (
     Watch,
     judge,
 )
+from rebalancer.rollout.sightings import TransferProgress
 from tests.builders import GIB, MIB, NOON
 
 RATE = 100 * MIB

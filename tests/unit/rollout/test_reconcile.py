@@ -14,9 +14,6 @@ from rebalancer.rollout.attempt import Attempt, Before
 from rebalancer.rollout.driver import (
     Command,
     CopyDefinition,
-    DomainView,
-    HostView,
-    JobKind,
     Migrate,
     MoveDefinition,
     Pause,
@@ -24,7 +21,6 @@ from rebalancer.rollout.driver import (
     SetAutostart,
     ShutDown,
     Start,
-    StateReason,
     Undefine,
 )
 from rebalancer.rollout.reconcile import (
@@ -35,6 +31,7 @@ from rebalancer.rollout.reconcile import (
     StillMoving,
     reconcile,
 )
+from rebalancer.rollout.sightings import DomainView, HostView, JobKind, StateReason
 from tests.builders import GIB
 from tests.unit.rollout.plans import a_migration
 from tests.unit.rollout.sightings import (

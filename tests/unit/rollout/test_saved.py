@@ -13,21 +13,11 @@ from rebalancer.cluster.plan import MigrationState
 from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.rollout.attempt import Attempt, Before
 from rebalancer.rollout.decisions import Decision, LookAgain, Repair, StillMoving
-from rebalancer.rollout.driver import (
-    Absent,
-    Command,
-    DiscardImage,
-    DomainView,
-    HostView,
-    JobKind,
-    Restore,
-    Resume,
-    Save,
-    StateReason,
-)
+from rebalancer.rollout.driver import Command, DiscardImage, Restore, Resume, Save
 from rebalancer.rollout.endings import Ended
 from rebalancer.rollout.executor import Settings
 from rebalancer.rollout.reconcile import reconcile
+from rebalancer.rollout.sightings import Absent, DomainView, HostView, JobKind, StateReason
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import Fault, FaultKind, Stage
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm

@@ -14,22 +14,12 @@ from rebalancer.cluster.inventory import HostId, Mode, VmState
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout.attempt import Attempt, command_from_json, command_to_json
 from rebalancer.rollout.chronicle import attempt_from
-from rebalancer.rollout.driver import (
-    Absent,
-    Command,
-    DomainView,
-    EndStaleCopy,
-    HostView,
-    JobKind,
-    Migrate,
-    Pause,
-    Resume,
-    StateReason,
-)
+from rebalancer.rollout.driver import Command, EndStaleCopy, Migrate, Pause, Resume
 from rebalancer.rollout.executor import RolloutResult, execute, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.reconcile import Decision, Ended, LookAgain, Repair, reconcile
 from rebalancer.rollout.records import Record, RecordKind, sighting_to_json
+from rebalancer.rollout.sightings import Absent, DomainView, HostView, JobKind, StateReason
 from rebalancer.rollout.stale import StaleCopy, StaleProof, proof_in, stale_copy_of, why_not_end
 from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre

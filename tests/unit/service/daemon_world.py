@@ -18,7 +18,8 @@ from rebalancer.rollout.hooks import NO_HOOKS, Hooks
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import Move
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, load_settings
 from rebalancer.service.daemon import Daemon
 from rebalancer.service.duty import Duty, Reach, rhythm_of

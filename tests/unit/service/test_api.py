@@ -253,7 +253,8 @@ def test_nothing_is_approved_while_paused_or_for_a_policy_that_acts_itself(api: 
         ("/v1/throttle", {"at_once": "2"}, "at_once: Input should be a valid integer"),
         ("/v1/throttle", {"at_once": 1, "off": True}, "say at_once or link_share"),
         ("/v1/throttle", {"link_share": 30}, "link_share: Input should be less than"),
-        ("/v1/cancel", {"abrot": True}, "abrot: Extra inputs are not permitted"),
+        ("/v1/cancel", {"abrot": True}, "abrot: unknown key"),
+        ("/v1/pause", ["reason"], "expected a JSON object"),
         ("/v1/pause", {"reason": "x" * 501}, "reason: String should have at most 500"),
     ],
 )
@@ -263,8 +264,18 @@ def test_what_makes_no_sense_is_told_in_a_sentence(
     answer = api.post(path, body)
 
     assert answer.status_code == 422
-    assert says in answer.json()["error"]
+    assert answer.json()["error"].startswith(says)
     assert wishes_of(api) == Wishes()
+
+
+def test_what_is_no_json_is_told_so(api: Served) -> None:
+    with api.client() as client:
+        answer = client.post(
+            "/v1/pause", content=b"reason=fans", headers={"Content-Type": "application/json"}
+        )
+
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("the body is not valid JSON: ")
 
 
 def test_unknown_plans_and_paths_are_not_found(api: Served) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rebalancer.cluster.inventory import HostId, HostState, Link, Site
+from rebalancer.cluster.inventory import HostId, HostState
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.collect.observations import LibvirtHost
 from rebalancer.collect.snapshot_model import LinkEntry, SiteEntry
 from rebalancer.errors import InvalidFileError, UsageError
@@ -30,14 +31,16 @@ from rebalancer.service.config_format import (
     Settings,
 )
 from rebalancer.service.configured import (
-    call_limits,
-    failure_budget,
-    host_addresses,
     libvirt_hosts,
     links_of,
     migration_uris,
-    rollout_times,
     sites_of,
+)
+from rebalancer.service.configured_rollout import (
+    call_limits,
+    failure_budget,
+    host_addresses,
+    rollout_times,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -240,7 +243,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("REBALANCER_MODE", "atuo", 'REBALANCER_MODE: "atuo" is not known here'),
         ("REBALANCER_MOED", "auto", "REBALANCER_MOED: not a setting"),
         ("REBALANCER_PLAN__TTL", "1h", "REBALANCER_PLAN__TTL: unknown key"),
-        ("REBALANCER_HOSTS", "[{", "JSON"),
+        ("REBALANCER_HOSTS", "[{", "REBALANCER_HOSTS: not valid JSON; lists and"),
         ("REBALANCER_HOSTS", '[{"name": "h", "uri": "h"}]', "REBALANCER_HOSTS[0].uri"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rebalancer.cluster.inventory import Snapshot
+from rebalancer.cluster.inventory import HostState, HugepagePool, Snapshot
 from rebalancer.cluster.plan import Plan, VerdictKind
 from rebalancer.cluster.policy import MigrationPermissions, Policy
 from rebalancer.cluster.rules import Ban, Fence
@@ -13,7 +13,7 @@ from rebalancer.cluster.windows import Window
 from rebalancer.errors import ExitCode
 from rebalancer.service import exit_codes
 from rebalancer.service.cycle import DOES_LESS, Request, run_cycle
-from tests.builders import NOON, a_host, a_policy, a_snapshot, a_vm
+from tests.builders import GIB, NOON, a_host, a_policy, a_snapshot, a_vm
 
 HOT = a_snapshot(vms=[a_vm(f"v{k}", on="h1", cpu_used_cores=3.0) for k in range(4)])
 
@@ -85,3 +85,51 @@ def test_a_plan_for_the_next_maintenance_window_says_when_that_opens() -> None:
         "the moves are for the next maintenance window: no maintenance window is open; the next "
         "one opens at Mon 22:00 UTC",
     )
+
+
+def test_hosts_to_spare_are_told_of_the_huge_pages_as_the_plan_leaves_them() -> None:
+    used = HugepagePool(page_bytes=GIB, total_pages=16, free_pages=0)
+    # Somebody else has half of the pages of h2, so two of the four VMs fit there, and no more.
+    other = HugepagePool(page_bytes=GIB, total_pages=16, free_pages=8)
+    hosts = [a_host("h1", hugepages=(used,)), a_host("h2", hugepages=(other,))]
+    vms = [
+        a_vm(f"v{k}", memory_bytes=4 * GIB, cpu_used_cores=3.0, hugepage_bytes=GIB)
+        for k in range(4)
+    ]
+
+    plan = planned(a_snapshot(hosts, vms), a_policy())
+
+    assert len(plan.migrations) == 2
+    assert plan.explanation.capacity is not None
+    assert plan.explanation.capacity.spare == ("h2",)
+
+
+def test_a_drain_of_the_only_host_says_that_there_is_no_other() -> None:
+    alone = a_snapshot([a_host("h1", state=HostState.DRAINING)], HOT.vms)
+
+    plan = planned(alone, a_policy())
+
+    assert {unmoved.reasons for unmoved in plan.unmoved} == {("there is no other host",)}
+
+
+def test_a_promise_that_stays_broken_is_in_the_verdict_though_all_is_balanced() -> None:
+    hosts = [a_host("h1", memory_bytes=8 * GIB), a_host("h2", memory_bytes=8 * GIB)]
+    vms = [a_vm(f"v{k}", on=f"h{k}", memory_bytes=9 * GIB) for k in (1, 2)]
+
+    plan = planned(a_snapshot(hosts, vms), a_policy())
+
+    assert plan.migrations == ()
+    assert plan.verdict.text.startswith("balanced: ")
+    assert plan.verdict.text.endswith("; still broken: memory of h1, memory of h2")
+
+
+def test_a_plan_keeps_what_the_placement_says_of_itself() -> None:
+    vms = [a_vm("a", memory_bytes=40 * GIB), a_vm("b", on="h2", memory_bytes=50 * GIB)]
+    there = HostSelector(names=("h2",))
+    licence = Fence(name="licence", vms=VmSelector(names=("a",)), to=there)
+
+    plan = planned(a_snapshot(vms=vms), a_policy(licence))
+
+    assert plan.verdict.kind is VerdictKind.BLOCKED
+    (note,) = plan.explanation.notes
+    assert note.startswith("with other VMs elsewhere this would be possible: licence holds; ")

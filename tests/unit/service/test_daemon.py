@@ -22,9 +22,10 @@ from rebalancer.service import daemon as daemon_module
 from rebalancer.service.api_notices import CycleResult
 from rebalancer.service.config import RunMode
 from rebalancer.service.cycle_history import CycleHistory
-from rebalancer.service.daemon import Daemon, LeavingError, Pulse
+from rebalancer.service.daemon import Daemon, LeavingError
 from rebalancer.service.duty import Duty, rhythm_of
 from rebalancer.service.notify import Notifier, watchdog_seconds
+from rebalancer.service.pulse import Pulse
 from rebalancer.service.recommendations import Recommendations
 from rebalancer.service.setup import Setup
 from rebalancer.service.timetable import trigger_of

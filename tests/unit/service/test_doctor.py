@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.inventory import Host, HostState, Snapshot
+from rebalancer.cluster.rules import Fence, Spread
+from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.collect.host_check import HostCheck
 from rebalancer.collect.hypervisor import DomainRecord, JobOperation
 from rebalancer.collect.past_use import Coverage
@@ -27,7 +29,7 @@ from rebalancer.service.doctor_facts import (
     Level,
 )
 from rebalancer.service.layout import to_markdown
-from tests.builders import GIB, NOON, a_host, a_snapshot, a_vm
+from tests.builders import GIB, NOON, a_host, a_policy, a_snapshot, a_vm
 
 DAY = timedelta(days=1)
 
@@ -114,6 +116,29 @@ def test_a_bad_policy_is_named_with_what_is_wrong() -> None:
     finding = the_one(facts(policies={"good.yaml": "", "bad.yaml": "bad.yaml:3: unknown key"}))
 
     assert (finding.about, finding.text) == ("bad.yaml", "bad.yaml:3: unknown key")
+
+
+def test_rules_that_protect_nothing_are_warned_of_with_file_rule_and_selector() -> None:
+    slip = VmSelector(labels={"app": ("dbb",)})
+    apart = a_policy(Spread(name="db-apart", vms=slip))
+    fenced = a_policy(
+        Fence(name="in-tokyo", vms=VmSelector(names=("db",)), to=HostSelector(sites=("tokio",)))
+    )
+    general = a_policy(
+        Spread(name="apart", vms=VmSelector(labels={"anti_affinity": ("*",)})),
+        Spread(name="one", vms=VmSelector(names=("db",))),
+    )
+    given = facts(in_force={"a.yaml": apart, "f.yaml": fenced, "g.yaml": general})
+
+    no_vm, no_host = wrong(given)
+    (note,) = found(given, "policy", Level.NOTE)
+
+    assert no_vm.about == "a.yaml"
+    assert no_vm.text == "rule db-apart protects nothing: no VM matches {labels: {app: dbb}}"
+    assert no_host.about == "f.yaml"
+    assert no_host.text == "rule in-tokyo protects nothing: no host matches {site: tokio}"
+    assert note.about == "g.yaml"
+    assert exit_code(diagnose(given)) is ExitCode.PARTIAL
 
 
 def test_root_is_told_to_try_as_the_daemons_user() -> None:

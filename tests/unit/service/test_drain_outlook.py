@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode
-from rebalancer.cluster.plan import Migration, Plan, Prediction, Unmoved
+from rebalancer.cluster.plan import Migration, Plan, Prediction, Priority, Unmoved
+from rebalancer.cluster.policy import MigrationPermissions
 from rebalancer.cluster.rules import Fence, Pin
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.windows import Window
 from rebalancer.service.drain_outlook import DrainOutlook, Way, drain_outlook
 from rebalancer.service.drain_report import drain_text, drain_tree
 from tests.builders import a_host, a_policy, a_snapshot, a_vm
@@ -110,6 +112,16 @@ def test_a_drain_is_summed_up_in_a_sentence_with_who_stays_and_when_it_ends() ->
     assert "all that can leave has left after 25 s" in text
     assert re.search("empty after 25 s, no guest stands still for longer than 200 ms", empty)
     assert nothing == "h1: nothing is seen there that would have to leave"
+
+
+def test_a_drain_that_waits_for_its_window_does_not_sound_as_if_it_began() -> None:
+    night = Window(from_minute=22 * 60, to_minute=5 * 60)
+    hours = MigrationPermissions(windows=(night,), windows_for=frozenset({Priority.DRAIN}))
+    plan = a_plan(a_migration("vm1", priority=Priority.DRAIN))
+
+    text = drain_text(the_outlook(plan, "vm1", policy=a_policy(migration=hours)), {})
+
+    assert "; that does not begin now: no maintenance window is open; the next one " in text
 
 
 def test_machines_read_the_same() -> None:

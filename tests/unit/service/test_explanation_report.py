@@ -143,6 +143,14 @@ def test_gap_and_captured_are_printed_for_a_plan_that_moves_nothing_too() -> Non
     assert "unchanged, gap ≤ 52.5 % to the best possible, captured 0.0 %" in line
 
 
+def test_where_nothing_could_be_gained_no_share_of_it_is_told() -> None:
+    objective = an_objective(before=0.0, after=0.0, bound=0.0, status=SolveStatus.UNCHANGED)
+
+    line = text_of(a_plan(objective=objective, migrations=())).splitlines()[1]
+
+    assert line.startswith("objective 0, unchanged; nothing better found after")
+
+
 def test_what_was_captured_is_never_rounded_up() -> None:
     objective = an_objective(before=1.0, after=0.0009, bound=0.0)
 

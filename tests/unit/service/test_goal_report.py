@@ -85,6 +85,18 @@ def test_a_later_tier_has_a_line_that_says_whether_it_could_be_less() -> None:
     ]
 
 
+def test_a_later_tier_that_stays_as_it_was_has_no_gap() -> None:
+    loose = LaterTier(tier=2, goals=("power",), before=4.0, after=4.0, bound=0.1)
+    proved = LaterTier(tier=2, goals=("power",), before=4.0, after=4.0, bound=4.0)
+
+    lines = later_lines(an_objective(later=(loose, proved)))
+
+    assert [line.text for line in lines] == [
+        "then, in tier 2, power: 4, unchanged",
+        "then, in tier 2, power: 4, unchanged, proved least",
+    ]
+
+
 def test_the_table_of_hosts_above_the_band_has_every_reason() -> None:
     (row,) = above_band_table([STUCK]).rows
 

@@ -11,7 +11,8 @@ from rebalancer.errors import ExitCode, HookObjectionError, InvalidFileError
 from rebalancer.rollout.hook_journal import DrainPhase, HookJournal
 from rebalancer.rollout.hooks import NO_HOOKS, Hooks, Moment
 from rebalancer.rollout.journal import Journal
-from rebalancer.service.access import Where, open_for_change
+from rebalancer.service.access import Where
+from rebalancer.service.change_access import open_for_change
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, load_settings
 from rebalancer.service.hooks import DrainDesk, hooks_of

@@ -19,10 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from rebalancer.cluster.inventory import HostId, VmState
 from rebalancer.cluster.plan import MigrationState, Outcome
 from rebalancer.rollout.attempt import Attempt, Before
-from rebalancer.rollout.driver import Sighting
 from rebalancer.rollout.endings import Endings, default_uri
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import RolloutStatus, state_entry
+from rebalancer.rollout.sightings import Sighting
 from rebalancer.service.api_notices import CycleResult, Noticeboard, forecast_error
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.metrics import Metrics

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from rebalancer.cluster.inventory import Site
 from rebalancer.cluster.policy import GeographyCriterion, GeographyGoal, Headroom, PowerGoal
+from rebalancer.cluster.rules import Spread
+from rebalancer.cluster.selection import VmSelector
+from rebalancer.cluster.sites import Site
 from rebalancer.service.notes import notes_on
 from tests.builders import a_host, a_policy, a_snapshot
 
@@ -46,3 +48,16 @@ def test_rates_that_no_site_has_are_noted() -> None:
     (note,) = notes_on(CLUSTER, a_policy(goals=(goal,)))
 
     assert note.endswith("the carbon intensity of no site is known")
+
+
+def test_a_rule_that_protects_nothing_is_noted_unless_it_is_general() -> None:
+    policy = a_policy(
+        Spread(name="apart", vms=VmSelector(labels={"anti_affinity": ("*",)})),
+        Spread(name="db-apart", vms=VmSelector(names=("db*",), labels={"app": ("a", "b")})),
+    )
+
+    (note,) = notes_on(CLUSTER, policy)
+
+    assert note == (
+        "rule db-apart protects nothing: no VM matches {names: db*, labels: {app: [a, b]}}"
+    )

@@ -17,9 +17,11 @@ from rebalancer.cluster.plan import (
     HostOutlook,
     Migration,
     Objective,
+    Part,
     Plan,
     PowerAction,
     PowerStep,
+    PredictedPart,
     Prediction,
     Priority,
     SolveStatus,
@@ -49,6 +51,17 @@ predictions = st.builds(
     downtime_upper_seconds=unbounded,
     transfer_bytes=amounts,
     confidence=st.sampled_from(Confidence),
+    parts=st.lists(
+        st.builds(
+            PredictedPart,
+            part=st.sampled_from(Part),
+            seconds=amounts,
+            upper_seconds=unbounded,
+            ideal_seconds=amounts,
+            learned_from=counts,
+        ),
+        max_size=2,
+    ).map(tuple),
 )
 violations = st.lists(
     st.builds(

@@ -359,6 +359,13 @@ def test_days_of_the_week_by_number_are_refused(policy: WritePolicy) -> None:
     assert "must be names" in fault
 
 
+def test_hours_that_never_come_are_refused(policy: WritePolicy) -> None:
+    (fault,) = faults(policy('active: {cron: "0 3 31 2 *"}'))
+
+    assert "'0 3 31 2 *' never comes" in fault
+    assert read_policy(policy('active: {cron: "0 3 29 2 *"}')).active.cron == "0 3 29 2 *"
+
+
 def test_a_word_that_yaml_1_1_took_for_false_stays_a_word(policy: WritePolicy) -> None:
     (rule,) = read_policy(policy("rules: [{rule: pin, vms: {labels: {country: no}}}]")).rules
 

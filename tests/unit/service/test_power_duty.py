@@ -26,7 +26,8 @@ from rebalancer.rollout.power import (
 )
 from rebalancer.rollout.power_journal import PowerJournal
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, load_settings
 from rebalancer.service.daemon import Daemon
 from rebalancer.service.duty import Duty, Reach, rhythm_of
@@ -211,6 +212,29 @@ def test_hosts_are_woken_when_load_rises_and_the_next_plan_uses_them(
     assert woken
     assert "it is awake" in woken[0]
     assert len(world.off()) < 2
+
+
+def test_who_has_woken_a_host_looks_again_at_once(make_world: MakeWorld) -> None:
+    world = make_world(*later_busy(from_second=6 * INTERVAL_SECONDS))
+    told = world.cycles(5)
+    assert not any("; wake " in verdict for verdict in told)
+    assert not world.daemon.due
+
+    while "; wake " not in world.cycles(1)[0]:
+        assert not world.daemon.due
+
+    assert world.daemon.due == ("test",)
+
+
+def test_a_host_that_did_not_wake_is_no_reason_to_look_again_at_once(make_world: MakeWorld) -> None:
+    world = make_world(*later_busy(from_second=6 * INTERVAL_SECONDS))
+    world.cycles(5)
+    world.power.broken = set(world.off())
+
+    while "quarantined" not in world.phases().values():
+        world.cycles(1)
+
+    assert not world.daemon.due
 
 
 def test_a_host_that_fails_to_wake_is_left_alone_and_another_one_is_woken(

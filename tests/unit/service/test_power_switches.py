@@ -8,7 +8,8 @@ import pytest
 
 from rebalancer.cluster.inventory import HostId
 from rebalancer.rollout.power import Census, NoCensus
-from rebalancer.service.access import Where, open_for_change, open_for_reading
+from rebalancer.service.access import Where, open_for_reading
+from rebalancer.service.change_access import open_for_change
 from rebalancer.service.config import Settings, load_settings
 from rebalancer.service.power_switches import can_switch, census_taker
 from rebalancer.simulation.simulated_power import SimulatedPower

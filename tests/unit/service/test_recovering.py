@@ -15,11 +15,12 @@ from rich.console import Console
 
 from rebalancer.cluster.inventory import HostId, VmState
 from rebalancer.errors import ExitCode
-from rebalancer.rollout.driver import Absent, DomainView
 from rebalancer.rollout.executor import execute
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import RecordKind
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.rollout.sightings import Absent, DomainView
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import load_settings
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.recovering import carry_out

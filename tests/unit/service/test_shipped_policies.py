@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rebalancer.cluster.inventory import HostState, Link, Site, Snapshot
+from rebalancer.cluster.inventory import HostState, Snapshot
 from rebalancer.cluster.plan import Plan
 from rebalancer.cluster.policy import DrainGoal, GeographyGoal, MovementGoal, RelieveGoal
 from rebalancer.cluster.rules import Fence
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.service.cycle import Request, run_cycle
 from rebalancer.service.policy_file import read_policy
 from tests.builders import GIB, NOON, a_host, a_vm

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from rebalancer.cluster.inventory import HostId, VmState
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout.driver import DomainView
 from rebalancer.rollout.executor import execute
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import RecordKind
+from rebalancer.rollout.sightings import DomainView
 from rebalancer.rollout.steps import StopRequest
-from rebalancer.service.access import ChangeAccess, ReadAccess
+from rebalancer.service.access import ReadAccess
+from rebalancer.service.change_access import ChangeAccess
 from rebalancer.service.config import RunMode, load_settings
 from rebalancer.service.duty import Reach, duty_of
 from rebalancer.service.session import Session

@@ -9,6 +9,7 @@ from rebalancer.service.wording import (
     at_most_text,
     bytes_text,
     count_text,
+    in_one_line,
     offset_text,
     one_line,
     rate_text,
@@ -95,3 +96,12 @@ def test_a_lower_limit_is_never_rounded_up() -> None:
     assert at_least_text(0.95) == "95.0 %"
     assert at_least_text(1.0) == "100 %"
     assert at_least_text(0.0) == "0.0 %"
+
+
+def test_a_list_stays_a_list_when_it_becomes_one_line() -> None:
+    error = "not one of 2 hosts answered:\nh1: no route\nh2: refused"
+    refused = "plan p is refused:\n  - m1: VM db is gone\nmake a new one"
+
+    assert in_one_line(error) == "not one of 2 hosts answered: h1: no route; h2: refused"
+    assert in_one_line(refused) == "plan p is refused: m1: VM db is gone; make a new one"
+    assert in_one_line("") == ""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalancer.cluster.inventory import HostId, Link, Site, Vm, VmId, VmState
+from rebalancer.cluster.inventory import HostId, Vm, VmId, VmState
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.rollout.driver import Failed, Migrate, Pause, Returned, SetBandwidth, Start
 from rebalancer.simulation.calls import Call
 from rebalancer.simulation.clock import VirtualClock

@@ -9,11 +9,8 @@ import pytest
 from rebalancer.cluster.inventory import HostId, VmId, VmState
 from rebalancer.rollout.driver import (
     Abort,
-    Absent,
     Command,
-    DomainView,
     Failed,
-    HostView,
     Look,
     Migrate,
     Pause,
@@ -22,11 +19,16 @@ from rebalancer.rollout.driver import (
     Resume,
     Returned,
     ShutDown,
-    Sighting,
     Start,
-    StateReason,
     SwitchToPostCopy,
     Ticket,
+)
+from rebalancer.rollout.sightings import (
+    Absent,
+    DomainView,
+    HostView,
+    Sighting,
+    StateReason,
     Unreachable,
 )
 from rebalancer.simulation.datacentre import Datacentre

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.explanation import CapacityAdvice
-from rebalancer.cluster.inventory import HostState, Snapshot
+from rebalancer.cluster.inventory import HostId, HostState, HugepagePool, Snapshot, VmId
 from rebalancer.cluster.policy import Headroom, Overcommit, Policy
+from rebalancer.cluster.pools import relocated
 from rebalancer.cluster.rules import Spread
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.placement.budget import Budget
@@ -129,3 +130,15 @@ def test_more_failures_than_hosts_give_no_number_of_missing_hosts() -> None:
         "after the loss of 9 hosts nothing would be left of the 3 hosts that VMs may be on, "
         "so none is to spare"
     )
+
+
+def test_pages_that_the_plan_itself_takes_are_not_there_twice() -> None:
+    pages = HugepagePool(page_bytes=GIB, total_pages=16, free_pages=8)
+    held = HugepagePool(page_bytes=GIB, total_pages=16, free_pages=0)
+    vms = [a_vm(f"vm{k}", memory_bytes=4 * GIB, hugepage_bytes=GIB) for k in range(4)]
+    hosts = [a_host("h1", hugepages=(held,)), a_host("h2", hugepages=(pages,))]
+    half = {VmId("vm0"): HostId("h2"), VmId("vm1"): HostId("h2")}
+
+    found = advice(relocated(a_snapshot(hosts, vms), half))
+
+    assert found.spare == ("h2",)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rebalancer.cluster.explanation import Conflict
 from rebalancer.cluster.inventory import HostState, Snapshot
 from rebalancer.cluster.policy import Headroom, Overcommit, Policy
-from rebalancer.cluster.rules import Fence, Pin, Spread
+from rebalancer.cluster.rules import Ban, Domain, Fence, Pin, Presence, Rule, Spread
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.explain.conflicts import find_conflicts, smallest_impossible
@@ -220,3 +222,46 @@ def test_the_smallest_impossible_set_is_found_among_many_parts() -> None:
 
     assert {id(part) for part in found} == clash
     assert len(asked) < len(parts)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (
+            Spread(name="r", vms=WEB, over=Domain.RACK),
+            "r cannot hold: its 3 VMs have 2 racks, 1 in each at most",
+        ),
+        (
+            Presence(name="r", vms=WEB, over=Domain.RACK, at_least=3),
+            "r cannot hold: it wants 3 racks, and there are 2",
+        ),
+        (
+            Fence(name="r", vms=WEB, to=HostSelector(sites=("mars",))),
+            "r cannot hold: no host is in its fence",
+        ),
+        (Ban(name="r", vms=WEB, hosts=HostSelector()), "r cannot hold: it bans every host"),
+    ],
+)
+def test_a_rule_that_no_placement_keeps_says_what_it_lacks(rule: Rule, said: str) -> None:
+    hosts = [a_host(f"h{k}", rack=f"r{k % 2}") for k in range(4)]
+    vms = [a_vm(f"w{k}", on=f"h{k % 2}", labels={"app": "web"}) for k in range(3)]
+
+    (conflict,) = conflicts_of(a_snapshot(hosts, vms), a_policy(rule))
+
+    assert conflict.text == said
+    assert conflict.is_minimal
+    assert helps(conflict) == []
+
+
+def test_what_contradicts_nothing_and_cannot_be_reached_is_told_as_that() -> None:
+    hosts = [a_host("h1"), a_host("h2")]
+    vms = [a_vm("a", memory_bytes=40 * GIB), a_vm("b", on="h2", memory_bytes=50 * GIB)]
+    rule = Fence(name="licence", vms=VmSelector(names=("a",)), to=HostSelector(names=("h2",)))
+
+    explanation = solve(a_snapshot(hosts, vms), a_policy(rule)).explanation
+
+    assert explanation.conflicts == ()
+    assert explanation.notes == (
+        "with other VMs elsewhere this would be possible: licence holds; but that was not found "
+        "in the time given, or no order of moves leads there",
+    )

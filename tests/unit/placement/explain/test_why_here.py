@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rebalancer.cluster.inventory import Snapshot
+from rebalancer.cluster.inventory import HostState, Snapshot
 from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.rules import Ban, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
@@ -55,6 +55,34 @@ def test_every_reason_against_a_host_is_told_at_once() -> None:
     assert "away forbids it" in other.obstacles
     assert "the host does not reach storage nfs" in other.obstacles
     assert any(text.startswith("no room for its memory: 16.0 GiB") for text in other.obstacles)
+
+
+def test_a_host_that_takes_nobody_is_no_reason_to_tell_no_other() -> None:
+    hosts = [
+        a_host("h1"),
+        a_host("h2", state=HostState.MAINTENANCE, memory_bytes=8 * GIB, networks=frozenset()),
+    ]
+    vms = [a_vm("a", memory_bytes=16 * GIB, networks=frozenset({"br0"}))]
+    policy = a_policy(Ban(name="away", vms=VmSelector(), hosts=HostSelector(names=("h2",))))
+
+    (other,) = why(a_snapshot(hosts, vms), "a", policy).impossible
+
+    assert other.obstacles[0] == "maintenance"
+    assert "away forbids it" in other.obstacles
+    assert "the host has no network br0" in other.obstacles
+    assert any(text.startswith("no room for its memory: 16.0 GiB") for text in other.obstacles)
+
+
+@pytest.mark.parametrize("state", [HostState.DRAINING, HostState.ASLEEP])
+def test_nothing_is_made_up_about_hosts_that_empty_or_were_never_seen(state: HostState) -> None:
+    seen = state is HostState.DRAINING
+    other = a_host("h2", state=state, **({} if seen else {"cpu_cores": 0, "memory_bytes": 0}))
+    vms = [a_vm("a", memory_bytes=40 * GIB)]
+    vms += [a_vm("full", on="h2", memory_bytes=60 * GIB)] if seen else []
+
+    (found,) = why(a_snapshot([a_host("h1"), other], vms), "a").impossible
+
+    assert found.obstacles == (str(state),)
 
 
 def test_reasons_are_counted_over_hosts() -> None:
