@@ -50,9 +50,9 @@ STEP = 1.4
 STEPS = 4
 FALLS = (7.0, 3.0, 1.4), (20.0, 5.0, 2.0), (8.0, 4.0, 2.0), (5.0, 3.0, 1.8, 1.3)
 """Ways for what moves cost to come down to what it is: the steps, as times of that."""
-FALLS_IN_ALL = 200
-"""How many of the ways are tried, divided by the number of hosts."""
-SWINGS, SWINGS_UNDER_CAP = 160, 400
+FALLS_IN_ALL = 120
+"""How many of the ways are tried, divided by the number of hosts and rounded."""
+SWINGS, SWINGS_UNDER_CAP = 120, 400
 """Times that prices swing, if there is time: divided by the number of hosts, as a swing takes
 longer on more of them."""
 SWINGS_AT_MOST = 20
@@ -133,7 +133,7 @@ class _Easing:
         """
         if prices.move > 0 or not any(linear.when_moved for _, linear in self.scale.linears):
             return ((),)
-        return FALLS[: FALLS_IN_ALL // max(1, int(self.problem.scored.sum()))] or ((),)
+        return FALLS[: round(FALLS_IN_ALL / max(1, int(self.problem.scored.sum())))] or ((),)
 
     def search(self, prices: _Prices, fall: Sequence[float]) -> tuple[Ints, _Prices]:
         """Search at the prices, and at higher ones where guards or caps are not kept.
