@@ -13,6 +13,8 @@ from rebalancer.placement.prices import Linear
 from rebalancer.placement.problem import LIMITED, PlacementProblem, Resource
 
 UNITS_PRICED_AT_ONCE = 2000
+LEAST_NEED = 1e-9
+"""Where nobody needs more of a resource, no term can be told in it: squares of it are nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +52,7 @@ def _as_load(problem: PlacementProblem, linear: Linear) -> tuple[Resource, Float
     # Energy goes by cores, and VMs that are all alike could be counted in anything.
     for resource in (Resource.CORES, *Resource):
         needs = problem.needs[resource]
-        if needs.any():
+        if needs.max(initial=0.0) > LEAST_NEED:
             ratio = float(linear.factor @ needs / (needs @ needs))
             if np.allclose(linear.factor, ratio * needs, rtol=1e-9, atol=1e-12):
                 return resource, ratio * linear.matrix[0]

@@ -123,6 +123,15 @@ def test_a_price_that_goes_by_load_is_that_of_the_hosts_there_is_room_on() -> No
     assert 0.75 * tier.cost(problem, x) < bound <= tier.cost(problem, x)
 
 
+def test_a_use_of_next_to_nothing_does_not_spoil_the_bound() -> None:
+    vm = a_vm("v", on="h1", cpu_used_cores=1e-200)
+    snapshot = a_snapshot([a_host("h1"), a_host("h2")], [vm])
+    problem = a_problem(snapshot, a_policy(goals=(PowerGoal(), *FREE)))
+    tier = find_tiers(problem)[-1]
+
+    assert relaxed(problem).bound <= tier.cost(problem, problem.start)
+
+
 def test_a_host_that_cannot_be_emptied_draws_its_watts() -> None:
     vms = [a_vm("stays", on="h1", movable=False), a_vm("goes", on="h2")]
     problem = a_problem(
