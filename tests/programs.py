@@ -1,9 +1,14 @@
-"""Models for solvers and those who run them: quick ones, and one that takes for ever."""
+"""Models and tasks for those who run them: quick ones, and some that take for ever."""
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import dataclass
+
 import numpy as np
 
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.model import Model, Row, Rows
 
 
@@ -49,3 +54,26 @@ def a_linear_program(columns: int = 300) -> Model:
 def without_column(model: Model, column: int) -> None:
     """Add the row that the column is 0."""
     model.add([Row(name=f"not {column}", columns=[column], coefficients=[1.0], high=0.0)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Squares:
+    """A task whose parts are numbers to be squared; with `mishap` where it is not done here."""
+
+    mishap: str = ""
+    here: int = 0
+    """The process in which nothing befalls it."""
+
+    def do(self, part: int, budget: Budget) -> tuple[int, int]:
+        """The square, and the process that came to it."""
+        if self.mishap and os.getpid() != self.here:
+            self._befall(budget)
+        return part * part, os.getpid()
+
+    def _befall(self, budget: Budget) -> None:
+        if self.mishap == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.mishap == "breaks":
+            raise ZeroDivisionError("of the task")
+        while True:  # "hangs", whatever time it is
+            budget.left()

@@ -116,7 +116,7 @@ def survives_host_failures(setting: Setting) -> Iterator[Row]:
     problem = setting.problem
     if problem.survivable_bytes == np.inf:
         return
-    up = np.array([problem.snapshot.host_by_id[h].may_receive for h in problem.host_ids], bool)
+    up = problem.is_up
     now = float(problem.load(setting.x)[Resource.MEMORY, up].sum())
     free = max(now, problem.survivable_bytes) - setting.fixed_load[Resource.MEMORY, up].sum()
     scale = float(problem.size[Resource.MEMORY].mean())

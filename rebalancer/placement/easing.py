@@ -10,13 +10,13 @@ Integer Programming Problems", Management Science 27, 1981.)
 
 What moves cost begins dear and falls to what it is by steps: what gains most for each byte is
 moved first, and the rest only completes it. Several ways to fall end in different places, of
-which the best is kept.
+which the best is kept. They know nothing of each other, so other processes can try some of them.
 
 The prices then swing: up or down for a while (what moves cost mostly up, where nothing caps
 moves), back to what was fair, to the guards and the cap themselves again. What moving costs swings
 for each unit by itself, so that each time others go first. What comes back is not what went, and
-the better of the two is kept. That pays most under a cap on moves, where every move that is made
-shuts out another.
+the better of the two is kept; two leave from the same place at the same time. That pays most
+under a cap on moves, where every move that is made shuts out another.
 (Strategic oscillation: Glover, "Heuristics for integer programming using surrogate constraints",
 Decision Sciences 8, 1977. Noising: Charon, Hudry, "The noising method", Operations Research
 Letters 14, 1993.)
@@ -38,6 +38,7 @@ from rebalancer.placement.local_search import descend
 from rebalancer.placement.objectives import Tier
 from rebalancer.placement.prices import Linear
 from rebalancer.placement.problem import PlacementProblem
+from rebalancer.placement.workers import shared
 
 GUARD_SHARES = 1e-5, 0.03
 """Prices tried for a guard, as shares of what it costs where it is broken."""
@@ -50,12 +51,14 @@ STEP = 1.4
 STEPS = 4
 FALLS = (7.0, 3.0, 1.4), (20.0, 5.0, 2.0), (8.0, 4.0, 2.0), (5.0, 3.0, 1.8, 1.3)
 """Ways for what moves cost to come down to what it is: the steps, as times of that."""
-FALLS_IN_ALL = 120
+FALLS_IN_ALL = 160
 """How many of the ways are tried, divided by the number of hosts and rounded."""
-SWINGS, SWINGS_UNDER_CAP = 120, 400
-"""Times that prices swing, if there is time: divided by the number of hosts, as a swing takes
-longer on more of them."""
-SWINGS_AT_MOST = 20
+ROUNDS, ROUNDS_UNDER_CAP = 90, 200
+"""Times that prices swing, if there is time: divided by the number of hosts and rounded, as a
+swing takes longer on more of them."""
+ROUNDS_AT_MOST = 10
+SWINGS_AT_ONCE = 2
+"""In a round, all from the same place. Whatever the number of workers: it decides what is found."""
 TIMES_FAIR = 0.0, 0.3, 1.0, 3.0
 """Prices of guards that sets of few moves are tried at, relative to what was found fair."""
 AMPLITUDE = 0.7
@@ -159,29 +162,10 @@ class _Easing:
             layout = Layout(self.problem, layout.x, self._eased(prices))
         return layout.x, prices
 
-    def swings(self, prices: _Prices) -> int:
+    def rounds(self, prices: _Prices) -> int:
         """How many times prices may swing."""
-        swings = SWINGS_UNDER_CAP if prices.move > 0 else SWINGS
-        return min(SWINGS_AT_MOST, swings // max(1, int(self.problem.scored.sum())))
-
-    def swing(self, x: Ints, prices: _Prices, times: int) -> Ints:
-        """Improve `x`, which keeps guards and caps, by leaving it at other prices and coming back.
-
-        The same each time, unless time runs out: the prices come from a generator of its own.
-        """
-        rng = np.random.default_rng(0)
-        best, cost = x, self.scale.cost(self.problem, x)
-        for _ in range(times):
-            if self.budget.is_spent:
-                break
-            x = best
-            for swung in _swung(prices, self.problem.unit_count, rng):
-                x = self._exchanged(x, swung)
-            settled = self.settled(self._exchanged(x, prices))
-            after = self.scale.cost(self.problem, settled)
-            if after < cost:
-                best, cost = settled, after
-        return best
+        rounds = ROUNDS_UNDER_CAP if prices.move > 0 else ROUNDS
+        return min(ROUNDS_AT_MOST, round(rounds / max(1, int(self.problem.scored.sum()))))
 
     def best_of_few(self, prices: _Prices) -> Ints | None:
         """The best set of moves, where so few are allowed that their sets can be tried.
@@ -199,7 +183,8 @@ class _Easing:
             found += sets_of_few_moves(Layout(self.problem, self.x, eased), left, self.budget)
         return min(found, key=lambda one: self.scale.cost(self.problem, one))
 
-    def _exchanged(self, x: Ints, prices: _Prices) -> Ints:
+    def exchanged(self, x: Ints, prices: _Prices) -> Ints:
+        """Exchange at prices from `x` on."""
         layout = Layout(self.problem, x, self._eased(prices))
         exchange_among(layout, np.flatnonzero(self.problem.scored), self.uncapped)
         return layout.x
@@ -232,21 +217,23 @@ def search_eased(
     likely: Bools | None,
     budget: Budget,
     *,
-    swings: int | None = None,
+    rounds: int | None = None,
 ) -> list[Ints]:
     """Improve `x` by moves and exchanges; return what was found, the best first, and `x`.
 
-    Units that are `likely` to be worth moving, `(U,)`, go first. Prices swing so many times;
+    Units that are `likely` to be worth moving, `(U,)`, go first. Prices swing in so many rounds;
     `None`: as often as suits the number of hosts.
     """
-    easing = _Easing(problem=problem, scale=scale, x=x, likely=likely, budget=budget)
+    task = _EasedSearch(problem=problem.in_arrays, scale=scale, x=x, likely=likely)
+    easing = task.within(budget)
     if scale.guards or budget.moves is not None:
         fair = easing.prices()
-        fallen = [easing.search(fair, fall) for fall in easing.falls(fair)]
-        ended = [(easing.settled(eased), prices) for eased, prices in fallen]
+        falls = [_Fall(prices=fair, steps=steps) for steps in easing.falls(fair)]
+        ended = shared(task, falls, budget)
         best, prices = min(ended, key=lambda one: scale.cost(problem, one[0]))
-        times = easing.swings(prices) if swings is None else swings
-        found = [easing.swing(best, prices, times), *(settled for settled, _ in ended)]
+        times = easing.rounds(prices) if rounds is None else rounds
+        swung = _swing(task, best, prices, times, budget)
+        found = [swung, *(settled for settled, _ in ended)]
         if (few := easing.best_of_few(prices)) is not None:
             found += [easing.settled(few), few]
     else:
@@ -256,6 +243,71 @@ def search_eased(
         found = [easing.settled(layout.x)]
     # What began with broken guards may end in a dead end worse than where it came from.
     return sorted([*found, x], key=lambda one: scale.cost(problem, one))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _EasedSearch:
+    """What is searched, as it is sent to other processes; its parts are falls and swings."""
+
+    problem: PlacementProblem
+    scale: Scale
+    x: Ints
+    likely: Bools | None
+
+    def within(self, budget: Budget) -> _Easing:
+        """The search, in a budget."""
+        return _Easing(
+            problem=self.problem, scale=self.scale, x=self.x, likely=self.likely, budget=budget
+        )
+
+    def do(self, part: _Fall | _Swing, budget: Budget) -> tuple[Ints, _Prices]:
+        """Where a part of the search ends, and the prices on the way there."""
+        return part.search(self.within(budget))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fall:
+    """One way down for what moves cost, and from there to guards and caps themselves."""
+
+    prices: _Prices
+    steps: Sequence[float]
+
+    def search(self, easing: _Easing) -> tuple[Ints, _Prices]:
+        x, prices = easing.search(self.prices, self.steps)
+        return easing.settled(x), prices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Swing:
+    """From a placement to other prices, back to the fair ones, to guards and caps themselves."""
+
+    x: Ints
+    others: Sequence[_Prices]
+    prices: _Prices
+
+    def search(self, easing: _Easing) -> tuple[Ints, _Prices]:
+        x = self.x
+        for prices in (*self.others, self.prices):
+            x = easing.exchanged(x, prices)
+        return easing.settled(x), self.prices
+
+
+def _swing(task: _EasedSearch, x: Ints, prices: _Prices, rounds: int, budget: Budget) -> Ints:
+    """Improve `x`, which keeps guards and caps, by leaving it at other prices and coming back.
+
+    The same each time, unless time runs out: the prices come from a generator of its own.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(rounds):
+        if budget.is_spent:
+            break
+        swings = [
+            _Swing(x=x, others=_swung(prices, task.problem.unit_count, rng), prices=prices)
+            for _ in range(SWINGS_AT_ONCE)
+        ]
+        ended = [x, *(settled for settled, _ in shared(task, swings, budget))]
+        x = min(ended, key=lambda one: task.scale.cost(task.problem, one))
+    return x
 
 
 def _within_cap(problem: PlacementProblem, scale: Scale, x: Ints, budget: Budget) -> Ints:

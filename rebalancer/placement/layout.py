@@ -101,9 +101,9 @@ class Layout:
             for unit, multiplicity in tally.group.members.items():
                 self._groups_of[unit].append((tally, multiplicity))
         memory = self.load[Resource.MEMORY]
-        up = np.array([problem.snapshot.host_by_id[h].may_receive for h in problem.host_ids], bool)
-        self.is_up = up
-        self.arrivals_bytes = max(0.0, problem.survivable_bytes - float(memory[up].sum()))
+        self.is_up = problem.is_up
+        on_those = float(memory[problem.is_up].sum())
+        self.arrivals_bytes = max(0.0, problem.survivable_bytes - on_those)
         """Memory that may still come from hosts that are not up, to survive host failures."""
 
     def _tally(self, group: Group) -> Tally:

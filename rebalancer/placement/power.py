@@ -77,14 +77,13 @@ def _saved_watts(
 
 def _covers(problem: PlacementProblem, goal: PowerGoal) -> Iterator[Cover]:
     """What keeps hosts awake: of those that are up, those outside the policy always count."""
-    up = np.array([problem.snapshot.host_by_id[h].may_receive for h in problem.host_ids], bool)
     for need in awake_needs(problem.snapshot, problem.policy, goal, problem.demand):
         yield Cover(
             name=need.what,
-            capacity=_capacity(problem, need) * up,
+            capacity=_capacity(problem, need) * problem.is_up,
             needed=need.needed * (1 - 1e-9),
             failures=need.failures,
-            always=up & ~problem.scored,
+            always=problem.is_up & ~problem.scored,
         )
 
 

@@ -15,14 +15,14 @@ used now where that is more) and treat the mending as a goal.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, HostId, HostState, Snapshot, Vm, VmId
-from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.policy import HostSelector, Policy
 from rebalancer.cluster.rules import Pin, Together
 from rebalancer.cluster.violations import (
     LEAVABLE_STATES,
@@ -89,6 +89,8 @@ class PlacementProblem:
     """`(U,)`: whether anything may move the unit; where to is said by `candidates`."""
     receives: Bools
     """`(H,)`: hosts that units may be moved to."""
+    is_up: Bools
+    """`(H,)`: hosts that VMs could be started on, whoever looks after them."""
     scored: Bools
     """`(H,)`: hosts that goals look at: those that are up and that the policy is about."""
     drains: Bools
@@ -113,6 +115,17 @@ class PlacementProblem:
     def host_count(self) -> int:
         """H, the number of hosts."""
         return len(self.host_ids)
+
+    @property
+    def in_arrays(self) -> PlacementProblem:
+        """The same without the nouns, for a process that only searches: those travel slowly."""
+        return replace(
+            self,
+            snapshot=Snapshot(cluster="", taken_at=self.snapshot.taken_at, hosts=(), vms=()),
+            demand=Demand(vm_cpu_cores={}, vm_cpu_peak_cores={}, host_base_cores={}),
+            policy=Policy(name="", applies=HostSelector(labels={})),
+            units=((),) * self.unit_count,
+        )
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -145,7 +158,8 @@ def placement_problem(snapshot: Snapshot, demand: Demand, policy: Policy) -> Pla
     host_ids = tuple(host.id for host in hosts)
     in_scope = np.array([policy.applies.matches(host) for host in hosts], bool)
     states = [host.state for host in hosts]
-    scored = in_scope & np.array([host.may_receive for host in hosts], bool)
+    is_up = np.array([host.may_receive for host in hosts], bool)
+    scored = in_scope & is_up
     units = _units(snapshot, policy)
     column = {host: index for index, host in enumerate(host_ids)}
     start = np.array([column[unit[0].host] for unit in units], np.intp)
@@ -171,6 +185,7 @@ def placement_problem(snapshot: Snapshot, demand: Demand, policy: Policy) -> Pla
         size=_size(snapshot, host_ids),
         movable=_movable(units, policy) & leavable[start],
         receives=receives,
+        is_up=is_up,
         scored=scored,
         drains=in_scope & np.array([state is HostState.DRAINING for state in states], bool),
         candidates=find_candidates(units, hosts, snapshot, policy, receives),

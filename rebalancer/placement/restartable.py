@@ -47,8 +47,8 @@ def _is_asked(problem: PlacementProblem) -> bool:
     """Whether host failures are to be survived, and there is room in sum for that."""
     if problem.survivable_bytes == np.inf or problem.drains[problem.start].any():
         return False
-    up = [problem.snapshot.host_by_id[host].may_receive for host in problem.host_ids]
-    return float(problem.start_load[Resource.MEMORY, up].sum()) <= problem.survivable_bytes
+    on_those_up = problem.start_load[Resource.MEMORY, problem.is_up]
+    return float(on_those_up.sum()) <= problem.survivable_bytes
 
 
 def _most(problem: PlacementProblem) -> float:
@@ -75,9 +75,8 @@ def _add(layout: Layout, moves: Sequence[tuple[int, int]], most: float, budget: 
 def missing_bytes(problem: PlacementProblem, x: Ints) -> float:
     """Memory of VMs without a place, summed over everything that could fail."""
     load = problem.load(x)[Resource.MEMORY]
-    up = [problem.snapshot.host_by_id[host].may_receive for host in problem.host_ids]
     guests: dict[str, dict[str, float]] = {
-        host: {} for host, is_up in zip(problem.host_ids, up, strict=True) if is_up
+        host: {} for host, is_up in zip(problem.host_ids, problem.is_up, strict=True) if is_up
     }
     for unit, column in enumerate(x.tolist()):
         host = problem.host_ids[column]
@@ -86,7 +85,7 @@ def missing_bytes(problem: PlacementProblem, x: Ints) -> float:
     free: dict[str, float] = {
         host: float(problem.capacity[Resource.MEMORY, column] - load[column])
         for column, host in enumerate(problem.host_ids)
-        if up[column]
+        if problem.is_up[column]
     }
     free = counted_on(free, {host for host in guests if guests[host]}, problem.policy)
     failures = problem.policy.headroom.host_failures

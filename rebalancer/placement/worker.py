@@ -1,9 +1,9 @@
 """What a worker process does: it reads models, solves them, and writes what came out.
 
 Questions carry all that there is to know of a model, or of one that the worker has already,
-only the rows that are new: then the solver goes on from where it was. A worker knows nothing of
-clusters, so nothing has to be sent out before the first question, and one that died can be
-replaced by any other.
+only the rows that are new: then the solver goes on from where it was. With parts of tasks it is
+the same: the task comes with the first part. A worker knows nothing of clusters, so nothing has
+to be sent out before the first question, and one that died can be replaced by any other.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import pickle
 import queue
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from rebalancer.placement.arrays import Floats, Ints
+from rebalancer.placement.arrays import Bools, Floats, Ints
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.model import Model, Row, Rows, Solution
+from rebalancer.placement.workers import Task
 
 READY = "ready"
 """What a worker says first, when it could be asked something."""
@@ -76,9 +78,22 @@ class Question:
     gap_ratio: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """A part of a task to be done."""
+
+    task: Task[Any, Any] | None
+    """`None`: that of the last part."""
+    part: Any
+    seconds: float
+    moves: int | None
+    exempt: Bools | None
+    """As in a `Budget`; seconds are what is left of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The solver broke down, which is a bug, and no answer about the model."""
+    """The solver or a search broke down, which is a bug, and no answer."""
 
     text: str
 
@@ -96,6 +111,13 @@ def question_of(model: Model, known: int, seconds: float, gap_ratio: float) -> Q
     )
 
 
+def part_of[P](task: Task[P, Any] | None, part: P, budget: Budget) -> Part:
+    """Ask for a part of a task to be done in what is left of the budget."""
+    return Part(
+        task=task, part=part, seconds=budget.left(), moves=budget.moves, exempt=budget.exempt
+    )
+
+
 def packed(rows: Sequence[Row | Rows]) -> list[Rows]:
     """The same rows in few arrays: objects by the thousand travel slowly.
 
@@ -109,11 +131,12 @@ def packed(rows: Sequence[Row | Rows]) -> list[Rows]:
 
 
 class Desk:
-    """Answers questions; keeps the last model, as more may be asked about it."""
+    """Answers questions; keeps the last model and task, as more may be asked about them."""
 
     def __init__(self) -> None:
-        """Begin without a model."""
+        """Begin without a model or a task."""
         self._model: Model | None = None
+        self._task: Task[Any, Any] | None = None
 
     def answer(self, question: Question) -> Answer:
         """Solve the model that is asked about."""
@@ -127,7 +150,25 @@ class Desk:
         except MemoryError:
             return None
         except Exception as error:  # noqa: BLE001  whatever it is, it is told over there
-            return Failure(text=f"{type(error).__name__}: {error}")
+            return _failure(error)
+
+    def do(self, asked: Part, clock: Callable[[], float]) -> Any | Failure | None:  # noqa: ANN401
+        """Do a part of a task; `clock` tells seconds that only ever grow."""
+        self._task = asked.task or self._task
+        assert self._task is not None, "the first part brings its task"
+        budget = Budget(
+            clock=clock, ends_at=clock() + asked.seconds, moves=asked.moves, exempt=asked.exempt
+        )
+        try:
+            return self._task.do(asked.part, budget)
+        except MemoryError:
+            return None
+        except Exception as error:  # noqa: BLE001  as above
+            return _failure(error)
+
+
+def _failure(error: Exception) -> Failure:
+    return Failure(text=f"{type(error).__name__}: {error}")
 
 
 def answer_once(question: Question) -> Answer:
@@ -135,16 +176,17 @@ def answer_once(question: Question) -> Answer:
     return Desk().answer(question)
 
 
-def serve() -> None:
+def serve(clock: Callable[[], float]) -> None:
     """Answer questions from standard input until that ends, which it does with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     incoming, outgoing = _private_streams()
-    questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
+    questions: queue.SimpleQueue[Question | Part] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(incoming, questions), daemon=True).start()
     desk = Desk()
     _say(outgoing, READY)
     while True:
-        _say(outgoing, desk.answer(questions.get()))
+        asked = questions.get()
+        _say(outgoing, desk.do(asked, clock) if isinstance(asked, Part) else desk.answer(asked))
 
 
 def _private_streams() -> tuple[IO[bytes], IO[bytes]]:
@@ -154,7 +196,7 @@ def _private_streams() -> tuple[IO[bytes], IO[bytes]]:
     return incoming, outgoing
 
 
-def _listen(incoming: IO[bytes], questions: queue.SimpleQueue[Question]) -> None:
+def _listen(incoming: IO[bytes], questions: queue.SimpleQueue[Question | Part]) -> None:
     """Take in questions, also while one is being answered; end the process with the parent."""
     while True:
         try:
@@ -163,7 +205,7 @@ def _listen(incoming: IO[bytes], questions: queue.SimpleQueue[Question]) -> None
             os._exit(0)
 
 
-def _say(outgoing: IO[bytes], answer: Answer | str) -> None:
+def _say(outgoing: IO[bytes], answer: object) -> None:
     try:
         pickle.dump(answer, outgoing, protocol=pickle.HIGHEST_PROTOCOL)
         outgoing.flush()

@@ -1,7 +1,7 @@
 """Models solved by the workers of a Dask cluster.
 
 Only programs go there. A linear program is solved here, by a process of our own that goes on
-from one to the next as rows are added. A Dask worker cannot be made to stop, so the answer of
+from one to the next as rows are added, and the parts of a local search are done here. A Dask worker cannot be made to stop, so the answer of
 one that is late is not waited for, and that is all. If the cluster fails, the work goes on here.
 """
 
@@ -13,9 +13,10 @@ from typing import Any
 
 from rebalancer import __version__
 from rebalancer.errors import SolverError, UsageError
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.model import Model, Solution
 from rebalancer.placement.worker import Answer, Failure, Question, answer_once, question_of
-from rebalancer.placement.workers import Workers, patience_seconds
+from rebalancer.placement.workers import Task, Workers, patience_seconds
 from rebalancer.service.worker_pool import WorkerPool, is_small
 
 CONNECT_SECONDS = 5.0
@@ -112,6 +113,10 @@ class DaskWorkers:
         if isinstance(answer, Failure):
             raise SolverError(f"the solver broke down ({answer.text}); please report this")
         return answer
+
+    def do[P, R](self, task: Task[P, R], part: P, budget: Budget) -> R | None:
+        """Have a process here do a part of a task: it has the rest of it already."""
+        return self._local.do(task, part, budget)
 
     def _ask(self, question: Question) -> Answer:
         future = self._client.submit(answer_once, question, pure=False)

@@ -1,14 +1,17 @@
-"""Models solved by as many processes as there are processors."""
+"""Models solved, and parts of searches done, by as many processes as there are processors."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from rebalancer.errors import SolverError
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.model import Model, Solution
 from rebalancer.placement.worker import Failure
+from rebalancer.placement.workers import Task
 from rebalancer.service.worker_process import (
     DiedError,
     OverranError,
@@ -17,7 +20,7 @@ from rebalancer.service.worker_process import (
 )
 
 TRIES = 2
-"""A model whose worker died is given to another one; if that dies too, it may be the model."""
+"""What a worker died of is given to another one; if that dies too, it may be the model."""
 STILLBORN_AT_MOST = 2
 """Workers that end before they could be asked anything; then no more are started."""
 BINARIES_HERE, ENTRIES_HERE = 48, 20_000
@@ -41,7 +44,7 @@ class WorkerPool:
 
     @property
     def width(self) -> int:
-        """How many models are solved at the same time."""
+        """How many things are done at the same time."""
         return 1 if self._obstacle else self._width
 
     @property
@@ -71,12 +74,36 @@ class WorkerPool:
 
     def solve(self, model: Model, seconds: float, *, gap_ratio: float) -> Solution | None:
         """Have a process minimise; kill it if it is late."""
+        if self._obstacle or model.is_begun or is_small(model):
+            return model.solve(seconds, gap_ratio=gap_ratio)
+        solution: Solution | None = self._answered(
+            lambda process: process.ask(model, seconds, gap_ratio),
+            likes=lambda process: process.knows(model),
+        )
+        if solution is None and self._obstacle:
+            return model.solve(seconds, gap_ratio=gap_ratio)
+        return solution
+
+    def do[P, R](self, task: Task[P, R], part: P, budget: Budget) -> R | None:
+        """Have a process do a part of a task; kill it if it is late."""
+        result: R | None = self._answered(
+            lambda process: process.do(task, part, budget),
+            likes=lambda process: process.has(task),
+        )
+        return result
+
+    def _answered(
+        self,
+        ask: Callable[[WorkerProcess], Any],
+        likes: Callable[[WorkerProcess], bool],
+    ) -> Any:  # noqa: ANN401  whatever was asked for
+        """Ask a process, and another one if it dies; `None` if nothing came of it."""
         for _ in range(TRIES):
-            if self._obstacle or model.is_begun or is_small(model):
-                return model.solve(seconds, gap_ratio=gap_ratio)
+            if self._obstacle:
+                return None
             try:
-                with self._process_for(model) as process:
-                    answer = process.ask(model, seconds, gap_ratio)
+                with self._process(likes) as process:
+                    answer = ask(process)
             except OverranError:
                 self._overran += 1
                 return None
@@ -85,7 +112,7 @@ class WorkerPool:
             if isinstance(answer, Failure):
                 raise SolverError(f"the solver broke down ({answer.text}); please report this")
             return answer
-        return model.solve(seconds, gap_ratio=gap_ratio) if self._obstacle else None
+        return None
 
     def close(self) -> None:
         """Kill every process, whatever it is doing."""
@@ -99,9 +126,12 @@ class WorkerPool:
             self._changed.notify_all()
 
     @contextmanager
-    def _process_for(self, model: Model) -> Iterator[WorkerProcess]:
-        """A process with nothing else to do; raises `DiedError` if none can be had."""
-        process = self._take(model)
+    def _process(self, likes: Callable[[WorkerProcess], bool]) -> Iterator[WorkerProcess]:
+        """A process with nothing else to do, one that is liked if there is any.
+
+        Raises `DiedError` if none can be had.
+        """
+        process = self._take(likes)
         try:
             yield process
         except BaseException as error:
@@ -113,8 +143,8 @@ class WorkerPool:
         finally:
             self._put_back(process)
 
-    def _take(self, model: Model) -> WorkerProcess:
-        """Find or start a process; one that knows the model, if there is one."""
+    def _take(self, likes: Callable[[WorkerProcess], bool]) -> WorkerProcess:
+        """Find or start a process."""
         with self._changed:
             while not (self._idle or len(self._busy) < self._width or self._is_closed):
                 self._changed.wait()
@@ -123,7 +153,7 @@ class WorkerPool:
             for dead in [process for process in self._idle if not process.is_alive]:
                 self._idle.remove(dead)
                 dead.close()
-            process = min(self._idle, key=lambda one: not one.knows(model), default=None)
+            process = min(self._idle, key=lambda one: not likes(one), default=None)
             if process is None:
                 process = self._started()
             else:

@@ -1,8 +1,9 @@
-"""One process that solves models, and that is killed when it is late.
+"""One process that solves models and does parts of searches, and that is killed when it is late.
 
 It is started afresh and not forked: the daemon has threads, and a forked copy of those is
-broken. It is sent nothing but models and knows nothing else (`placement.worker`). It ends when
-this process does, however that ends: then its standard input comes to an end.
+broken. It is sent nothing but models and tasks in arrays and knows nothing else
+(`placement.worker`). It ends when this process does, however that ends: then its standard input
+comes to an end.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.model import Model
-from rebalancer.placement.worker import READY, Answer, question_of
-from rebalancer.placement.workers import patience_seconds
+from rebalancer.placement.worker import READY, Answer, Part, Question, part_of, question_of
+from rebalancer.placement.workers import Task, patience_seconds
 
 START_SECONDS = 30.0
 """A process that cannot be asked anything by then never will be."""
@@ -27,10 +29,10 @@ START_SECONDS = 30.0
 # With -I neither the present folder nor variables say what is imported: it is imported from
 # where this process imports from, and from nowhere else.
 _PROGRAM = """\
-import json, sys
+import json, sys, time
 sys.path[:] = json.loads(sys.argv[1])
 from rebalancer.placement.worker import serve
-serve()
+serve(time.monotonic)
 """
 
 
@@ -43,7 +45,7 @@ class OverranError(Exception):
 
 
 class WorkerProcess:
-    """A process, the model that it has, and pipes to it."""
+    """A process, the model and the task that it has, and pipes to it."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """Start it; raises `OSError` where that is not possible."""
@@ -59,6 +61,7 @@ class WorkerProcess:
         self.was_ready = False
         self._token: object | None = None
         self._rows_known = 0
+        self._task: Task[Any, Any] | None = None
 
     @property
     def pid(self) -> int:
@@ -74,21 +77,40 @@ class WorkerProcess:
         """Whether it has the model, or an earlier state of it."""
         return self._token is model.token
 
+    def has(self, task: Task[Any, Any]) -> bool:
+        """Whether it has the task."""
+        return self._task is task
+
     def ask(self, model: Model, seconds: float, gap_ratio: float) -> Answer:
         """Have the model solved; raises `OverranError`, `DiedError`."""
         known = self._rows_known if self.knows(model) else 0
         question = question_of(model, known, seconds, gap_ratio)
+        self._await_readiness()
+        self._token, self._rows_known = None, 0
+        answer: Answer = self._answer_to(question)
+        self._token, self._rows_known = model.token, len(model.rows)
+        return answer
+
+    def do(self, task: Task[Any, Any], part: object, budget: Budget) -> Any:  # noqa: ANN401
+        """Have a part of the task done; raises `OverranError`, `DiedError`."""
+        self._await_readiness()
+        asked = part_of(None if self.has(task) else task, part, budget)
+        self._task = None
+        answer = self._answer_to(asked)
+        self._task = task
+        return answer
+
+    def _await_readiness(self) -> None:
         if not self.was_ready:
             with self._limited_to(START_SECONDS):
                 assert self._read() == READY
             self.was_ready = True
-        self._token, self._rows_known = None, 0
-        with self._limited_to(patience_seconds(seconds)):
+
+    def _answer_to(self, question: Question | Part) -> Any:  # noqa: ANN401  what we wrote ourselves
+        with self._limited_to(patience_seconds(question.seconds)):
             pickle.dump(question, self._stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self._stdin.flush()
-            answer: Answer = self._read()
-        self._token, self._rows_known = model.token, len(model.rows)
-        return answer
+            return self._read()
 
     def kill(self) -> None:
         """End it, whatever it is doing."""

@@ -18,6 +18,7 @@ import pytest
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.placement.arrays import Ints
 from rebalancer.placement.budget import Budget
+from rebalancer.placement.easing import search_eased
 from rebalancer.placement.layout import TIER_RATIO, scale_of
 from rebalancer.placement.neighbourhood import Effort, improve_by_programs
 from rebalancer.placement.objectives import find_tiers
@@ -25,9 +26,10 @@ from rebalancer.placement.workers import IN_THIS_PROCESS, Workers
 from rebalancer.service.config_format import PlacementSettings
 from rebalancer.service.worker_pool import WorkerPool
 from rebalancer.service.workers import workers_for
-from tests.builders import GIB, a_host, a_snapshot, a_vm
+from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.programs import a_program
 from tests.unit.placement.clusters import problem_of
+from tests.unit.placement.test_easing import GOALS, a_cluster
 
 EFFORT = Effort(hosts_at_once=(4,), patience=1, seconds_each=600.0, gap_ratio=0.3)
 """Programs that are always solved to the end, however busy the machine is."""
@@ -58,6 +60,14 @@ def serial() -> list[int]:
     return list(map(int, a_search(IN_THIS_PROCESS)))
 
 
+def an_eased_search(workers: Workers) -> list[Ints]:
+    """Balance under a guard, which is looked for at several prices."""
+    problem = problem_of(a_cluster(3, hosts=6, vms=70), a_policy(goals=GOALS))
+    budget = Budget(clock=lambda: 0.0, ends_at=600.0, workers=workers)
+    scale = scale_of(find_tiers(problem), TIER_RATIO)
+    return search_eased(problem, scale, problem.start, None, budget, rounds=1)
+
+
 @contextmanager
 def a_pool(width: int) -> Iterator[WorkerPool]:
     pool = WorkerPool(width)
@@ -73,6 +83,14 @@ def test_two_processes_come_to_the_same_as_none(serial: list[int]) -> None:
 
         assert len(pool.pids) == 2
         assert pool.remarks == ()
+
+
+def test_local_search_shared_with_processes_comes_to_the_same_as_without() -> None:
+    with a_pool(3) as pool:
+        shared, alone = an_eased_search(pool), an_eased_search(IN_THIS_PROCESS)
+
+        assert [x.tolist() for x in shared] == [x.tolist() for x in alone]
+        assert len(pool.pids) == 2
 
 
 def test_a_process_killed_half_way_changes_nothing(serial: list[int]) -> None:

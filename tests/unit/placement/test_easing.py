@@ -100,8 +100,8 @@ def test_prices_that_swing_find_more_under_a_cap() -> None:
         problem = problem_of(a_cluster(seed, hosts=6, vms=70), a_policy(goals=GOALS))
         scale = scale_of(find_tiers(problem), 1e4)
         before, after = (
-            search_eased(problem, scale, problem.start, None, budget, swings=swings)[0]
-            for swings in (0, 4)
+            search_eased(problem, scale, problem.start, None, budget, rounds=rounds)[0]
+            for rounds in (0, 2)
         )
         still += scale.cost(problem, before)
         swung += scale.cost(problem, after)
@@ -114,7 +114,7 @@ def test_the_best_of_several_ways_for_moves_to_become_cheaper_is_kept() -> None:
     for seed in range(6):
         problem = problem_of(a_cluster(seed, hosts=6, vms=70), a_policy(goals=GOALS))
         scale = scale_of(find_tiers(problem), 1e4)
-        x, *others = search_eased(problem, scale, problem.start, None, ENDLESS, swings=0)
+        x, *others = search_eased(problem, scale, problem.start, None, ENDLESS, rounds=0)
         costs = [scale.cost(problem, one) for one in others]
         assert scale.cost(problem, x) <= min(costs)
         ends.append(len({round(cost, 6) for cost in costs}))

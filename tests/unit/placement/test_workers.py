@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.model import Model, Solution
-from rebalancer.placement.worker import Columns, Desk, Failure, packed, question_of
+from rebalancer.placement.worker import Columns, Desk, Failure, packed, part_of, question_of
 from rebalancer.placement.workers import (
     IN_THIS_PROCESS,
+    Task,
     at_once,
     both_at_once,
     patience_seconds,
+    shared,
 )
-from tests.programs import a_linear_program, a_program, without_column
+from tests.programs import Squares, a_linear_program, a_program, without_column
 
 
 class TwoWorkers:
-    """Stands for two workers that solve nothing; `is_closed` is set when they are stopped."""
+    """Stands for two workers that come to nothing; `is_closed` is set when they are stopped."""
 
     width = 2
     remarks: tuple[str, ...] = ()
@@ -34,8 +38,18 @@ class TwoWorkers:
         self.is_closed.wait(seconds)
         return None
 
+    def do[P, R](self, task: Task[P, R], part: P, budget: Budget) -> R | None:
+        del task, part, budget
+        self.is_closed.wait(0.01)
+        return None
+
     def close(self) -> None:
         self.is_closed.set()
+
+
+def within(seconds: float, workers: TwoWorkers) -> Budget:
+    """A budget of which nothing is ever spent."""
+    return Budget(clock=lambda: 0.0, ends_at=seconds, workers=workers)
 
 
 def test_answers_come_in_the_order_of_the_calls() -> None:
@@ -66,6 +80,38 @@ def test_when_one_part_fails_workers_are_stopped_so_that_the_other_ends() -> Non
 
     with pytest.raises(ZeroDivisionError):
         both_at_once(workers, lambda: 1 // 0, lambda: workers.is_closed.wait(60))
+
+    assert workers.is_closed.is_set()
+
+
+def test_what_others_come_to_nothing_with_is_done_here() -> None:
+    parts = list(range(9))
+
+    done = shared(Squares(), parts, within(60.0, TwoWorkers()))
+
+    assert [square for square, _ in done] == [part * part for part in parts]
+
+
+def test_without_time_left_the_first_part_at_least_is_there() -> None:
+    done = shared(Squares(), [3, 4], within(0.0, TwoWorkers()))
+
+    assert next(square for square, _ in done) == 9
+
+
+def test_no_parts_come_to_nothing() -> None:
+    assert shared(Squares(), [], within(60.0, TwoWorkers())) == []
+
+
+def test_a_part_that_fails_here_stops_the_workers() -> None:
+    class Broken:
+        def do(self, part: int, budget: Budget) -> int:
+            del budget
+            return 1 // part
+
+    workers = TwoWorkers()
+
+    with pytest.raises(ZeroDivisionError):
+        shared(Broken(), [0, 0, 0], within(60.0, workers))
 
     assert workers.is_closed.is_set()
 
@@ -121,3 +167,32 @@ def test_a_solver_that_breaks_down_is_told_and_does_not_end_the_worker() -> None
     assert isinstance(broken, Failure)
     assert "refused" in broken.text
     assert isinstance(desk.answer(question_of(model, 0, 60.0, 0.05)), Solution)
+
+
+def test_a_task_is_sent_once_and_its_parts_one_by_one() -> None:
+    desk, budget = Desk(), within(60.0, TwoWorkers())
+
+    first = desk.do(part_of(Squares(), 3, budget), lambda: 0.0)
+    second = desk.do(part_of(None, 4, budget), lambda: 0.0)
+
+    assert [first, second] == [(9, os.getpid()), (16, os.getpid())]
+
+
+def test_a_part_has_the_time_that_is_left_and_the_same_cap() -> None:
+    class Asking:
+        def do(self, part: None, budget: Budget) -> tuple[float, int | None]:
+            del part
+            return budget.left(), budget.moves
+
+    asked = part_of(Asking(), None, Budget(clock=lambda: 7.0, ends_at=12.0, moves=3))
+
+    assert Desk().do(asked, lambda: 1000.0) == (5.0, 3)
+
+
+def test_a_task_that_breaks_down_is_told_and_does_not_end_the_worker() -> None:
+    desk, budget = Desk(), within(60.0, TwoWorkers())
+
+    broken = desk.do(part_of(Squares(mishap="breaks"), 3, budget), lambda: 0.0)
+
+    assert broken == Failure(text="ZeroDivisionError: of the task")
+    assert desk.do(part_of(Squares(), 3, budget), lambda: 0.0) == (9, os.getpid())

@@ -13,10 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from rebalancer.errors import SolverError
+from rebalancer.placement.budget import Budget
 from rebalancer.placement.model import Solution
-from rebalancer.placement.workers import IN_THIS_PROCESS, at_once
+from rebalancer.placement.workers import IN_THIS_PROCESS, at_once, shared
 from rebalancer.service.worker_pool import WorkerPool
-from tests.programs import a_linear_program, a_program, an_endless_program, without_column
+from tests.programs import (
+    Squares,
+    a_linear_program,
+    a_program,
+    an_endless_program,
+    without_column,
+)
 
 LONG = 60.0
 """Seconds that no test comes near to."""
@@ -148,6 +156,54 @@ def test_without_processes_models_are_solved_here_and_that_is_said(
     assert solution is not None
     assert pool.width == 1
     assert pool.remarks[-1].endswith("placements were searched in one process")
+
+
+def within(seconds: float, pool: WorkerPool) -> Budget:
+    return Budget(clock=lambda: 0.0, ends_at=seconds, workers=pool)
+
+
+def test_parts_of_a_task_are_done_here_and_by_a_process() -> None:
+    with a_pool(width=2) as pool:
+        pool.do(Squares(), 1, within(LONG, pool))  # so that it is ready
+        done = shared(Squares(), list(range(400)), within(LONG, pool))
+
+        assert {pid for _, pid in done} == {os.getpid(), *pool.pids}
+
+    assert [square for square, _ in done] == [part * part for part in range(400)]
+
+
+def test_a_part_that_kills_its_process_is_done_here() -> None:
+    with a_pool(width=2) as pool:
+        task = Squares(mishap="dies", here=os.getpid())
+        done = shared(task, [3, 4, 5], within(LONG, pool))
+
+        assert [square for square, _ in done] == [9, 16, 25]
+
+
+def test_a_part_that_never_ends_is_given_up_and_its_process_killed() -> None:
+    with a_pool() as pool:
+        assert pool.do(Squares(mishap="hangs"), 3, within(0.05, pool)) is None
+
+        assert pool.pids == ()
+        assert pool.remarks == ("the solver did not stop in time and was killed once",)
+
+
+def test_a_part_that_breaks_down_is_a_bug_and_said_to_be_one() -> None:
+    with (
+        a_pool() as pool,
+        pytest.raises(SolverError, match=r"ZeroDivisionError: of the task.*please report"),
+    ):
+        pool.do(Squares(mishap="breaks"), 3, within(LONG, pool))
+
+
+@pytest.mark.parametrize("command", [("/does/not/exist",), (sys.executable, "-c", NEVER_BEGINS)])
+def test_without_processes_tasks_are_done_here(command: tuple[str, ...]) -> None:
+    pool = WorkerPool(4, command)
+
+    done = shared(Squares(), [3, 4, 5], within(LONG, pool))
+    pool.close()
+
+    assert done == [(9, os.getpid()), (16, os.getpid()), (25, os.getpid())]
 
 
 def test_ctrl_c_is_no_business_of_a_worker() -> None:
