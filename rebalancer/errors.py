@@ -40,7 +40,8 @@ class ExitCode(IntEnum):
     PARTIAL = 3
     """Some of the plan was carried out, and the rest safely was not."""
     BLOCKED = 4
-    """A hard rule stays broken, or the drain cannot be finished, though other VMs may move."""
+    """A hard rule stays broken, a host stays promised more memory than it has, or the drain cannot
+    be finished, though other VMs may move."""
     REFUSED = 5
     LOCKED = 6
     NOT_OBSERVED = 7

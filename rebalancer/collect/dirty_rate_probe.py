@@ -21,7 +21,7 @@ from itertools import batched
 from rebalancer.cluster.inventory import VmId
 from rebalancer.collect.dirty_rate_fit import Window, error_of, fit_writing
 from rebalancer.collect.hypervisor import DirtyRateConnection, DomainState, HypervisorError
-from rebalancer.collect.libvirt_source import connect_for_probe
+from rebalancer.collect.libvirt_connection import connect_for_probe
 from rebalancer.collect.observations import LibvirtHost
 from rebalancer.collect.patience import Abandoned, Patience
 from rebalancer.collect.sources import DirtyRate

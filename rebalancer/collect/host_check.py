@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from rebalancer.cluster.inventory import HostState
 from rebalancer.collect.hypervisor import DomainRecord, HypervisorError
-from rebalancer.collect.libvirt_source import connect_for_check, connect_for_probe
+from rebalancer.collect.libvirt_connection import connect_for_check, connect_for_probe
 from rebalancer.collect.observations import LibvirtHost
 from rebalancer.collect.patience import Abandoned, Patience
 
@@ -107,23 +107,9 @@ def _check(
     bare = HostCheck(name=host.name, uri=host.uri, stated=host.state)
     if seen is None:
         return bare
+    found = replace(bare, read_error=seen.why) if isinstance(seen, Abandoned) else seen
     refused = write_error.why if isinstance(write_error, Abandoned) else write_error
-    found = (
-        HostCheck(name=host.name, uri=host.uri, stated=host.state, read_error=seen.why)
-        if isinstance(seen, Abandoned)
-        else seen
-    )
-    return HostCheck(
-        name=found.name,
-        uri=found.uri,
-        stated=found.stated,
-        read_error=found.read_error,
-        write_error=refused,
-        hostname=found.hostname,
-        libvirt_version=found.libvirt_version,
-        hypervisor_version=found.hypervisor_version,
-        domains=found.domains,
-    )
+    return replace(found, write_error=refused)
 
 
 def _look(host: LibvirtHost, read: Callable[[str], CheckConnection]) -> HostCheck:

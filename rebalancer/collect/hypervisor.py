@@ -1,6 +1,6 @@
 """What `collect` asks of a connection to one hypervisor, and in what numbers it answers.
 
-The seam between libvirt and everything that can be tested without it. `libvirt_source` has the
+The seam between libvirt and everything that can be tested without it. `libvirt_connection` has the
 implementation; tests have one that answers, fails and hangs as they wish.
 """
 

@@ -219,8 +219,13 @@ def _short(context: Mapping[str, Any]) -> dict[str, object]:
 def _wrong_type(value: Tree, noun: str) -> tuple[str, str]:
     if value is None:
         return "has no value", f"expected {noun}"
-    is_unquoted = noun == "text" and isinstance(value, int | float)
-    return f"{shown(value)} is not {noun}", f'write "{shown(value)}"' if is_unquoted else ""
+    if noun == "text" and isinstance(value, int | float):
+        expected = f'write "{shown(value)}"'
+    elif noun in {"a number", "a whole number"} and isinstance(value, str) and value[:1].isdigit():
+        expected = "expected digits alone, without a unit and without quotes"
+    else:
+        expected = ""
+    return f"{shown(value)} is not {noun}", expected
 
 
 def _unknown_word(value: Tree, choices: Sequence[str]) -> tuple[str, str]:

@@ -145,6 +145,10 @@ class _Composer:
         self._check_tag(event.tag, line)
         is_key = self._awaits_key()
         is_plain = event.implicit[0] and event.tag is None
+        if is_key and is_plain and event.value == "<<":
+            raise self._stop(
+                line, "merge keys (<<) are not supported; write out what they would bring in"
+            )
         value = self._meaning(event.value) if is_plain and not is_key else event.value
         weight = 1 + len(event.value) // _CHARACTERS_PER_VALUE
         node = _Node(value, Lines(line), weight)

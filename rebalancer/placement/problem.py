@@ -22,8 +22,9 @@ import numpy as np
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, HostId, HostState, Snapshot, Vm, VmId
-from rebalancer.cluster.policy import HostSelector, Policy
+from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.rules import Pin, Together
+from rebalancer.cluster.selection import HostSelector
 from rebalancer.cluster.violations import (
     LEAVABLE_STATES,
     cpu_capacity_cores,

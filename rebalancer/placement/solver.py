@@ -47,7 +47,7 @@ PROVED_RATIO = 1e-4
 possible is missing: tangents and tolerances make a bound a little lower than it need be."""
 CHOICES_WORTH_WORKERS = 200
 """With fewer VMs times hosts, all is over before a worker could be asked anything."""
-PROOF_SECONDS, PROOF_RATIO = 0.2, 0.1
+PROOF_SECONDS, PROOF_RATIO = 0.4, 0.05
 """How long the answer may be compared with what is possible: so long, and as a share of the
 time that it took to find."""
 ECHOES, ECHO_SHARE = 2, 0.3

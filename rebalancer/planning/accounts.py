@@ -188,7 +188,16 @@ class Accounts:
         paid = dict(self._payments(vm, source, target))
         for account, amount in paid.items():
             self._write(self._paid[account], migration, amount)
+        for group, domain in self._domains_left(vm, source, target):
+            places = group.places_in(domain)
+            if (too_many := self._overfull.get(places, 0)) > 0:
+                self._write(self._overfull, places, too_many - 1)
         return set(paid)
+
+    @property
+    def paid_into(self) -> frozenset[AccountKey]:
+        """The accounts that have something of admitted migrations."""
+        return frozenset(account for account, payments in self._paid.items() if payments)
 
     def paid_by(self, vm: Vm, source: HostId, target: HostId) -> frozenset[AccountKey]:
         """Name the accounts that have more once `vm` has left."""
@@ -203,19 +212,18 @@ class Accounts:
             yield ("vcpus", source), float(vm.vcpus)
             for name, need in self._taken_of_pools(vm):
                 yield ("pool", name, source), need
+        for group, domain in self._domains_left(vm, source, target):
+            places = group.places_in(domain)
+            # Leaving an overfull domain makes the rule less broken, wherever that is used.
+            is_overfull = self._overfull.get(places, 0) > 0
+            yield (group.credit if is_overfull else places), 1.0
+
+    def _domains_left(self, vm: Vm, source: HostId, target: HostId) -> Iterator[tuple[_Group, str]]:
+        """The groups of a VM that are apart over something it leaves: a rack, a site, its host."""
         for group in self._groups.get(vm.id, ()):
             domain = self._domain(group.rule, source)
             if domain != self._domain(group.rule, target):
-                yield self._place_given_up(group, domain), 1.0
-
-    def _place_given_up(self, group: _Group, domain: str) -> AccountKey:
-        """Leaving an overfull domain makes the rule less broken, wherever that is used."""
-        places = group.places_in(domain)
-        too_many = self._overfull.get(places, 0)
-        if too_many == 0:
-            return places
-        self._write(self._overfull, places, too_many - 1)
-        return group.credit
+                yield group, domain
 
     def draw(self, wanted: Iterable[Draw], depth: Sequence[int]) -> frozenset[int] | Shortage:
         """Meet all draws, or none; returns the migrations whose payments were needed.

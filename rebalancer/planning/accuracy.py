@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from rebalancer.cluster.inventory import HostId, Mode
-from rebalancer.cluster.plan import Migration, MigrationState, Outcome, Part
+from rebalancer.cluster.plan import Migration, MigrationState, Outcome
+from rebalancer.cluster.prediction import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

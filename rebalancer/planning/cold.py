@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rebalancer.cluster.inventory import HostId, VmId
-from rebalancer.cluster.plan import Confidence, Part
+from rebalancer.cluster.prediction import Confidence, Part
 from rebalancer.planning.cost import Estimate
 from rebalancer.planning.parts import BOOT_SECONDS, START_SECONDS, PartHabits, Span
 from rebalancer.planning.safety import DOWNTIME_SAFETY, SETUP_SAFETY

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rebalancer.cluster.plan import Confidence, PredictedPart
+from rebalancer.cluster.prediction import Confidence, PredictedPart
 from rebalancer.planning.guest import Guest, more_active
 from rebalancer.planning.habits import ASSUMED, Habits
 from rebalancer.planning.precopy import (
@@ -125,29 +125,25 @@ def live_for_certain(guest: Guest, line: Line, max_downtime_seconds: float) -> E
     )
 
 
-def downtime_floor_seconds(
-    guest: Guest, line: Line, max_downtime_seconds: float, law: DirtyLaw = cycling_writes
-) -> float:
+def downtime_floor_seconds(guest: Guest, line: Line, max_downtime_seconds: float) -> float:
     """The shortest pause that pre-copy on this line can get to: V*/R + c.
 
     V* is what is left again and again however long one waits; if pre-copy converges it is
     what is left when QEMU stops the guest.
     """
     rate = line.memory_bytes_per_second
-    course = precopy(guest, rate, max_downtime_seconds, law)
+    course = precopy(guest, rate, max_downtime_seconds)
     return course.pending_bytes / rate + line.switchover_seconds
 
 
-def suspended(
-    guest: Guest, line: Line, max_downtime_seconds: float, law: DirtyLaw = cycling_writes
-) -> Estimate:
+def suspended(guest: Guest, line: Line, max_downtime_seconds: float) -> Estimate:
     """Pre-copy until waiting longer gains nothing, then the guest is paused for the rest.
 
     The limit on bandwidth stays in force during that pause: V*/R + c. The bands are those of a
     guest that writes more, as for `live_for_certain`.
     """
-    expected = _suspended(guest, line, max_downtime_seconds, law)
-    worse = _suspended(more_active(guest), line, max_downtime_seconds, law, is_written_first=True)
+    expected = _suspended(guest, line, max_downtime_seconds)
+    worse = _suspended(more_active(guest), line, max_downtime_seconds, is_written_first=True)
     return replace(
         expected,
         duration_upper_seconds=max(expected.duration_upper_seconds, worse.duration_upper_seconds),
@@ -156,17 +152,12 @@ def suspended(
 
 
 def _suspended(
-    guest: Guest,
-    line: Line,
-    max_downtime_seconds: float,
-    law: DirtyLaw,
-    *,
-    is_written_first: bool = False,
+    guest: Guest, line: Line, max_downtime_seconds: float, *, is_written_first: bool = False
 ) -> Estimate:
     rate = line.memory_bytes_per_second
-    course = precopy(guest, rate, max_downtime_seconds, law, is_written_first=is_written_first)
+    course = precopy(guest, rate, max_downtime_seconds, is_written_first=is_written_first)
     if course.converges:
-        return live(guest, line, max_downtime_seconds, law, is_written_first=is_written_first)
+        return live(guest, line, max_downtime_seconds, is_written_first=is_written_first)
     downtime = course.pending_bytes / rate + line.switchover_seconds
     return _estimate(
         guest,
@@ -208,12 +199,10 @@ def _delayed(estimate: Estimate, extra_bytes: float, line: Line, throttle: float
     )
 
 
-def post_copied(
-    guest: Guest, line: Line, max_downtime_seconds: float, law: DirtyLaw = cycling_writes
-) -> Estimate:
+def post_copied(guest: Guest, line: Line, max_downtime_seconds: float) -> Estimate:
     """One pass of pre-copy, then the VM runs on the target and fetches what was written since."""
     rate = line.memory_bytes_per_second
-    course = precopy(guest, rate, max_downtime_seconds, law)
+    course = precopy(guest, rate, max_downtime_seconds)
     downtime = line.switchover_seconds + POST_COPY_FAULT_SECONDS
     rest = course.pending_bytes
     return _estimate(

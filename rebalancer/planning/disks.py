@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass, replace
 
 from rebalancer.cluster.inventory import Mode, Vm, VmState
-from rebalancer.cluster.plan import Confidence, Part, PredictedPart
+from rebalancer.cluster.prediction import Confidence, Part, PredictedPart
 from rebalancer.planning.cost import Estimate, Line
 from rebalancer.planning.network import whole_mib
 from rebalancer.planning.parts import ASSUMED_DISKS, DiskPace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rebalancer.cluster.inventory import Vm, VmState
-from rebalancer.cluster.plan import Confidence
+from rebalancer.cluster.prediction import Confidence
 from rebalancer.planning.wording import MIB
 
 DEFAULT_DIRTY_BYTES_PER_SECOND_PER_VCPU = 25 * MIB

@@ -118,14 +118,12 @@ def _take_detours(admission: _Admission, detours: Detours) -> None:
 
 
 def _stuck(admission: _Admission) -> tuple[Stuck, ...]:
-    def pays(move: Move) -> frozenset[AccountKey]:
-        return admission.accounts.paid_by(move.vm, move.source, move.target)
-
+    accounts = admission.accounts
     moves = {number: move for number, (move, _) in admission.blocked.items()}
     reasons = why_stuck(
         {number: shortage for number, (_, shortage) in admission.blocked.items()},
-        {number: pays(move) for number, move in moves.items()},
-        {account for each in admission.admitted for account in pays(each.move)} if moves else set(),
+        {n: accounts.paid_by(move.vm, move.source, move.target) for n, move in moves.items()},
+        accounts.paid_into,
     )
     return tuple(Stuck(move=move, reason=reasons[number]) for number, move in moves.items())
 

@@ -8,6 +8,9 @@ from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, Host, HostId, Snapshot, Vm, VmId
 from rebalancer.cluster.plan import HostOutlook
 
+LEAST_CORES = 1e-3
+"""A host that does not answer may have no size at all: nothing was ever seen of it, nor on it."""
+
 
 def host_outlooks(
     snapshot: Snapshot, demand: Demand, moved: Mapping[VmId, HostId]
@@ -41,7 +44,7 @@ def _outlook(host: Host, demand: Demand, before: list[Vm], after: list[Vm]) -> H
 
 def _cpu_ratio(host: Host, demand: Demand, vms: list[Vm]) -> float:
     used = sum(demand.vm_cpu_cores[vm.id] for vm in vms if vm.is_active)
-    return (used + demand.host_base_cores[host.id]) / host.cpu_cores
+    return (used + demand.host_base_cores[host.id]) / max(LEAST_CORES, host.cpu_cores)
 
 
 def _memory_ratio(host: Host, vms: list[Vm]) -> float:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from rebalancer.cluster.inventory import HostId, VmId
-from rebalancer.cluster.plan import MeasuredPart, Migration, Outcome, Part, PredictedPart
+from rebalancer.cluster.plan import Migration, Outcome
+from rebalancer.cluster.prediction import MeasuredPart, Part, PredictedPart
 from rebalancer.planning.disk_calibration import DiskSample, disk_paces, writes_at_least
 from rebalancer.planning.fitting import (
     LEAST_FOR_BAND,

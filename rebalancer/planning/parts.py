@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from rebalancer.cluster.inventory import HostId, Vm, VmId
-from rebalancer.cluster.plan import Part, PredictedPart
+from rebalancer.cluster.prediction import Part, PredictedPart
 from rebalancer.planning.safety import DOWNTIME_SAFETY, SETUP_SAFETY, TIME_SAFETY
 
 SHUTDOWN_SECONDS = 60.0

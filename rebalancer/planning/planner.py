@@ -8,15 +8,9 @@ from datetime import datetime
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import HostId, Snapshot, VmId
-from rebalancer.cluster.plan import (
-    Migration,
-    Placement,
-    Plan,
-    Prediction,
-    Unmoved,
-    Verdict,
-)
+from rebalancer.cluster.plan import Migration, Placement, Plan, Unmoved, Verdict
 from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.prediction import Prediction
 from rebalancer.planning.commands import commands_for, uri_of
 from rebalancer.planning.deadline import latest_ends, prove
 from rebalancer.planning.habits import Calibration

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rebalancer.cluster.inventory import Vm, VmState
-from rebalancer.cluster.plan import Part
 from rebalancer.cluster.policy import MigrationPermissions
+from rebalancer.cluster.prediction import Part
 from rebalancer.planning.cost import Estimate
 from rebalancer.planning.guest import Guest
 from rebalancer.planning.network import Path

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rebalancer.cluster.inventory import HostId, VmId
-from rebalancer.rollout.driver import Failed, Pending, Reply, Returned
+from rebalancer.rollout.driver import (
+    Failed,
+    MoveDefinition,
+    Pending,
+    Reply,
+    Restore,
+    Returned,
+    Save,
+    Start,
+)
 from rebalancer.rollout.left_over_commands import DiskFile, NoDiskFile
 from rebalancer.rollout.sightings import HostView, Sighting, TransferProgress, Unreachable
 
@@ -18,6 +27,24 @@ NO_DOMAIN, OPERATION_INVALID = 42, 55
 VAGUE_CODES = frozenset({1, 5, 38, 39})
 """libvirt's numbers for errors that a lost connection brings, among others: INTERNAL_ERROR,
 NO_CONNECT, SYSTEM_ERROR, RPC. What was asked for may still be going on."""
+
+FROM_QEMU = 10
+"""libvirt's number for errors of its QEMU driver, which is on the host. Those of the way there
+come from elsewhere: its RPC, its remote driver, ssh."""
+
+_UNSEEN = frozenset(kind.__name__ for kind in (Save, Restore, Start, MoveDefinition))
+"""Commands of which nothing is to be seen before they take effect, and that do harm when they do
+so late. A transfer shows its job; a guest may shut down at any time anyway."""
+
+
+def may_still_happen(command: str, failed: Failed) -> bool:
+    """Whether a command that failed so may be carried out after all, unseen until it is.
+
+    `command` is the name of its class. Until that is out of the question nothing may be done that
+    must not come together with it: to start the guest elsewhere, say.
+    """
+    may_have_broken_off = failed.code in VAGUE_CODES and not failed.is_from_host
+    return failed.timed_out or (may_have_broken_off and command in _UNSEEN)
 
 
 class RefusedError(Exception):
@@ -49,7 +76,8 @@ class Call:
             return Returned(value=self.future.result())
         if isinstance(error, libvirt_error):
             code: Callable[[], int] = error.get_error_code  # type: ignore[attr-defined]
-            return Failed(text=str(error), code=code())
+            origin: Callable[[], int] = error.get_error_domain  # type: ignore[attr-defined]
+            return Failed(text=str(error), code=code(), is_from_host=origin() == FROM_QEMU)
         if isinstance(error, TimeoutError):
             return Failed(text="no connection in time")
         if isinstance(error, RefusedError):

@@ -5,7 +5,7 @@ And the way back: from the lines of a dead rollout to what it may have done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from rebalancer.rollout.attempt import (
     command_from_json,
     command_to_json,
 )
-from rebalancer.rollout.calls import VAGUE_CODES
+from rebalancer.rollout.calls import VAGUE_CODES, may_still_happen
 from rebalancer.rollout.disk_files import DiskFiles
 from rebalancer.rollout.driver import (
     Command,
@@ -93,6 +93,7 @@ def reply_entry(migration: str, command: Command, reply: Returned | Failed) -> E
     match reply:
         case Failed(text=text, code=code, timed_out=timed_out):
             payload |= {"failed": text, "code": code, "timed_out": timed_out}
+            payload |= {"is_from_host": True} if reply.is_from_host else {}
         case Returned(value=Sighting() as sighting):
             payload |= {"sighting": sighting_to_json(sighting)}
         case Returned(value=TransferProgress() as progress):
@@ -204,11 +205,18 @@ def _has_open_call(records: Sequence[Record]) -> bool:
         if record.kind is RecordKind.INTENT and record.payload["command"]["do"] in _MOVING:
             is_open = True
         elif record.kind is RecordKind.OBSERVED and record.payload["to"] in _MOVING:
-            is_save_vague = record.payload["to"] == Save.__name__ and (
-                record.payload.get("code") in VAGUE_CODES
-            )
-            is_open = bool(record.payload.get("timed_out")) or is_save_vague
+            said = record.payload
+            is_open = "failed" in said and may_still_happen(said["to"], _failure_in(said))
     return is_open
+
+
+def _failure_in(said: Mapping[str, Any]) -> Failed:
+    return Failed(
+        text=said["failed"],
+        code=said["code"],
+        timed_out=said["timed_out"],
+        is_from_host=said.get("is_from_host", False),
+    )
 
 
 def _disk_files(records: Sequence[Record]) -> DiskFiles:
@@ -220,8 +228,7 @@ def _disk_files(records: Sequence[Record]) -> DiskFiles:
         command, said = command_from_json(record.payload["disk"]), record.payload
         assert isinstance(command, CreateDisk | RemoveDisk)
         if "failed" in said:
-            failed = Failed(text=said["failed"], code=said["code"], timed_out=said["timed_out"])
-            files = files.told(command, failed)
+            files = files.told(command, _failure_in(said))
         else:
             files = files.told(command, Returned())
     return files

@@ -40,24 +40,24 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
     if migration.saved_to:
         return saved.on_reply(track, heard, around, now)
     match heard.command, heard.reply:
-        case ShutDown(), Failed(timed_out=False) as reply:
-            return finish.enter(track, reply, now)
+        case ShutDown() as asked, Failed(timed_out=False) as reply:
+            return finish.enter(track, asked, reply, now)
         case ShutDown(), _:
             return Turn(track=track.enter(MigrationState.TRANSFER, now))
         case Look(), Returned(value=Sighting() as sighting) if _is_copied(track):
             return _start_if_down(track, sighting, around, now)
         case Look(), Returned(value=Sighting() as sighting):
             return _copy_if_down(track, sighting, around, now)
-        case CopyDefinition(), Failed() as reply:
-            return finish.enter(track, reply, now)
+        case CopyDefinition() as asked, Failed() as reply:
+            return finish.enter(track, asked, reply, now)
         case CopyDefinition(), _ if track.attempt and track.attempt.before.autostart:
             # Otherwise both hosts would start it, should they reboot between here and the end.
             off = SetAutostart(vm=migration.vm, host=migration.source, enabled=False)
             return Turn(track=track).issuing(off)
         case ((CopyDefinition() | SetAutostart()), _):
             return Turn(track=track.later(now, 0))
-        case Start(), reply:
-            return finish.enter(track, reply, now)
+        case Start() as asked, reply:
+            return finish.enter(track, asked, reply, now)
     return Turn(track=track)
 
 
@@ -89,25 +89,25 @@ def _copy_if_down(track: Track, sighting: Sighting, around: Surroundings, now: d
             return Turn(track=track)
         case DomainView():
             late = f"it ignored the request to shut down for {_waited(track, now):.0f} s"
-            ignored = Failed(text=f"{late}; it may still follow it later, so keep an eye on it")
-            return finish.enter(replace(track, ignored_at=now), ignored, now)
-    return finish.enter(track, Failed(text="the source lost sight of it"), now)
+            ignored = f"{late}; it may still follow it later, so keep an eye on it"
+            return finish.break_off(replace(track, ignored_at=now), ignored, now)
+    return finish.break_off(track, "the source lost sight of it", now)
 
 
 def _start_if_down(track: Track, sighting: Sighting, around: Surroundings, now: datetime) -> Turn:
     """Start it only when every host has answered that it does not run there."""
     if sighting.active_on:
         running = " and ".join(sighting.active_on)
-        return finish.enter(track, Failed(text=f"somebody started it on {running}"), now)
+        return finish.break_off(track, f"somebody started it on {running}", now)
     if silent := sighting.unreachable:
         # From here on `finish` waits for them, and starts it on the source again.
-        return finish.enter(track, Failed(text=f"{silent[0]} stopped answering"), now)
+        return finish.break_off(track, f"{silent[0]} stopped answering", now)
     migration = track.migration
     source = sighting.views.get(migration.source)
     if isinstance(source, DomainView) and source.autostart:
         # It would start it a second time, should it reboot before its definition is gone.
-        stays = Failed(text=f"its autostart on {migration.source} cannot be switched off")
-        return finish.enter(track, stays, now)
+        stays = f"its autostart on {migration.source} cannot be switched off"
+        return finish.break_off(track, stays, now)
     return Turn(track=track).issuing(Start(vm=migration.vm, host=migration.target))
 
 

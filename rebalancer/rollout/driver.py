@@ -345,6 +345,8 @@ class Failed:
     """libvirt's error number, where there is one."""
     timed_out: bool = False
     """It was given up and may still be going on; its thread is left to itself."""
+    is_from_host: bool = False
+    """The hypervisor itself said so; otherwise it may be the connection to it that broke."""
 
 
 type Reply = Pending | Returned | Failed

@@ -12,10 +12,10 @@ from datetime import datetime
 
 from rebalancer.cluster.inventory import Mode
 from rebalancer.cluster.plan import MigrationState
-from rebalancer.rollout.attempt import Attempt
-from rebalancer.rollout.calls import VAGUE_CODES
+from rebalancer.rollout.calls import VAGUE_CODES, may_still_happen
 from rebalancer.rollout.disk_files import left_behind
 from rebalancer.rollout.driver import (
+    Command,
     CopyDefinition,
     CreateDisk,
     DiscardImage,
@@ -52,24 +52,29 @@ TIDY_ENDS = frozenset({S.COMPLETE, S.FAILED_SAFE, S.ABORTED, S.SKIPPED})
 """Ends at which the VM is well."""
 
 
-def enter(track: Track, reply: Returned | Failed, now: datetime) -> Turn:
+def enter(track: Track, command: Command, reply: Returned | Failed, now: datetime) -> Turn:
     """Begin the stage: the call that moves the VM is over, in whichever way."""
     attempt = track.attempt
     assert attempt is not None
-    turn = Turn(track=replace(track, attempt=_after(attempt, reply)).enter(S.FINISH, now))
-    said = reply.text if isinstance(reply, Failed) else ""
-    return turn.noting(f"the hypervisor said: {said}") if said else turn
+    if isinstance(reply, Returned):
+        known = replace(attempt, open_call=False, is_error_vague=False)
+        return Turn(track=replace(track, attempt=known).enter(S.FINISH, now))
+    failed = replace(
+        attempt,
+        error=reply.text,
+        open_call=may_still_happen(type(command).__name__, reply),
+        is_error_vague=reply.code in VAGUE_CODES,
+    )
+    turn = Turn(track=replace(track, attempt=failed).enter(S.FINISH, now))
+    return turn.noting(f"the hypervisor said: {reply.text}") if reply.text else turn
 
 
-def _after(attempt: Attempt, reply: Returned | Failed) -> Attempt:
-    if isinstance(reply, Failed):
-        return replace(
-            attempt,
-            error=reply.text,
-            open_call=reply.timed_out,
-            is_error_vague=reply.code in VAGUE_CODES,
-        )
-    return replace(attempt, open_call=False, is_error_vague=False)
+def break_off(track: Track, why: str, now: datetime) -> Turn:
+    """Begin the stage because of what the hosts said: the next step must not be taken."""
+    attempt = track.attempt
+    assert attempt is not None
+    stopped = replace(attempt, error=why, open_call=False, is_error_vague=False)
+    return Turn(track=replace(track, attempt=stopped).enter(S.FINISH, now)).noting(why)
 
 
 def give_up_waiting(track: Track, now: datetime) -> Turn:
@@ -109,8 +114,8 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             return _decided(_settled(track, decision, now), decision, around, now)
         case ReadResult(), reply:
             return _end_with_result(track, reply, now)
-        case ((Migrate() | MoveDefinition() | Save()), reply):
-            return enter(track, reply, now)  # given up, and it came back after all
+        case ((Migrate() | MoveDefinition() | Save()) as command, reply):
+            return enter(track, command, reply, now)  # given up, and it came back after all
         case (ReadProgress(), _):
             return Turn(track=track)
         case (CreateDisk() | RemoveDisk()) as file, reply:
@@ -216,11 +221,11 @@ def _adopt(track: Track, text: str, around: Surroundings, now: datetime) -> Turn
 
 
 def _is_ours(track: Track) -> bool:
-    """A job can only be ours while it is not certain that our call has ended."""
+    """Whether we asked for what makes a job, and it is not certain that the call has ended."""
     attempt = track.attempt
-    if attempt is None or track.watch is None:
-        return False
-    return attempt.open_call or attempt.is_error_vague
+    assert attempt is not None
+    makes_a_job = attempt.has_issued(Migrate) or attempt.has_issued(Save)
+    return makes_a_job and (attempt.open_call or attempt.is_error_vague)
 
 
 def _is_overdue(track: Track, now: datetime) -> bool:

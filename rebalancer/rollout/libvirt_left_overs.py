@@ -58,6 +58,7 @@ def remove(lv: Any, connection: Any, command: RemoveLeftOver) -> None:  # noqa: 
 def _based_on(lv: Any, connection: Any, path: str) -> Iterator[str]:  # noqa: ANN401
     """Yield images in pools of the host that have this one as their base, in use or not."""
     for pool in pools_of_files(lv, connection):
+        pool.refresh(0)  # an image that was made without libvirt is not known to it before
         for volume in pool.listAllVolumes(0):
             base = ET.fromstring(volume.XMLDesc(0)).findtext("backingStore/path")
             if base is not None and PurePosixPath(base) == PurePosixPath(path):

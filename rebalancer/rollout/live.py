@@ -88,8 +88,8 @@ def _file_answered(track: Track, file: CreateDisk, reply: Returned | Failed, now
 def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) -> Turn:
     """Take in the reply to one command."""
     match heard.command, heard.reply:
-        case Migrate(), reply:
-            return finish.enter(track, reply, now)
+        case Migrate() as asked, reply:
+            return finish.enter(track, asked, reply, now)
         case CreateDisk() as file, reply:
             return _file_answered(track, file, reply, now)
         case ReadProgress(), Returned(value=TransferProgress() as progress):

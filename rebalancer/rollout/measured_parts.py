@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from rebalancer.cluster.inventory import Mode
-from rebalancer.cluster.plan import MeasuredPart, MigrationState, Part
+from rebalancer.cluster.plan import MigrationState
+from rebalancer.cluster.prediction import MeasuredPart, Part
 from rebalancer.rollout.track import Track
 
 

@@ -10,17 +10,8 @@ from typing import Any
 
 from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import HostId, Mode, VmId
-from rebalancer.cluster.plan import (
-    Confidence,
-    MeasuredPart,
-    Migration,
-    MigrationState,
-    Outcome,
-    Part,
-    PredictedPart,
-    Prediction,
-    Priority,
-)
+from rebalancer.cluster.plan import Migration, MigrationState, Outcome, Priority
+from rebalancer.cluster.prediction import Confidence, MeasuredPart, Part, PredictedPart, Prediction
 from rebalancer.rollout.sightings import Absent, DomainView, HostView, Sighting, Unreachable
 
 

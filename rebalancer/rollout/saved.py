@@ -15,9 +15,7 @@ from datetime import datetime
 
 from rebalancer.cluster.plan import MigrationState
 from rebalancer.rollout import finish
-from rebalancer.rollout.calls import VAGUE_CODES
 from rebalancer.rollout.driver import Failed, Look, Restore, Resume, Returned, Save, SetAutostart
-from rebalancer.rollout.precopy import Watch
 from rebalancer.rollout.saved_ends import is_loaded, is_unspent, may_run_on_target
 from rebalancer.rollout.sightings import Absent, DomainView, JobKind, Sighting, StateReason
 from rebalancer.rollout.track import Heard, Surroundings, Track, Turn
@@ -33,18 +31,14 @@ def begin(track: Track) -> Turn:
     # No two saves may share a file: an old one would be taken for the new one.
     file = f"{migration.vm}-{at:%Y%m%dT%H%M%S%f}.save"
     save = Save(vm=migration.vm, host=migration.source, storage=migration.saved_to, file=file)
-    # The watch marks a job that goes on after our call as ours, so that it is waited for.
-    watched = replace(track, stopped_at=at, watch=Watch.begun(at, 0.0))
-    return Turn(track=watched).issuing(save)
+    return Turn(track=replace(track, stopped_at=at)).issuing(save)
 
 
 def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) -> Turn:
     """Take the next step, or let `finish` find out what became of the last one."""
     match heard.command, heard.reply:
-        case Save(), Failed() as reply:
-            # It may only wait for the domain's lock still, and be carried out in a moment.
-            is_open = reply.timed_out or reply.code in VAGUE_CODES
-            return finish.enter(track, replace(reply, timed_out=is_open), now)
+        case Save() as asked, Failed() as reply:
+            return finish.enter(track, asked, reply, now)
         case Save(), _:
             written = replace(track, parted_at=now)
             return Turn(track=written.enter(MigrationState.TRANSFER, now))
@@ -54,14 +48,12 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             if track.attempt and track.attempt.has_issued(Restore):
                 return _resume_if_loaded(track, sighting, now)
             return _restore_if_saved(track, sighting, now)
-        case Look(), Failed() as reply:
-            return finish.enter(track, reply, now)
-        case Restore(), Failed() as reply:
-            return finish.enter(track, reply, now)
+        case (Look() | Restore()) as asked, Failed() as reply:
+            return finish.enter(track, asked, reply, now)
         case ((Restore() | SetAutostart()), _):
             return Turn(track=track.later(now, 0))
-        case Resume(), reply:
-            return finish.enter(track, reply, now)
+        case Resume() as asked, reply:
+            return finish.enter(track, asked, reply, now)
     return Turn(track=track)
 
 
@@ -93,12 +85,12 @@ def _restore_if_saved(track: Track, sighting: Sighting, now: datetime) -> Turn:
     if isinstance(source, DomainView) and source.job is JobKind.SAVE:
         return Turn(track=track)  # adopted: it is still being written
     if not is_unspent(attempt, sighting):
-        return finish.enter(track, Failed(text=_why_not(sighting, source)), now)
+        return finish.break_off(track, _why_not(sighting, source), now)
     if isinstance(source, DomainView) and source.autostart:
         # The source would start it from its disks, should it reboot just now.
         if attempt.times_issued(SetAutostart) >= TRIES:
-            stays = Failed(text=f"its autostart on {migration.source} cannot be switched off")
-            return finish.enter(track, stays, now)
+            stays = f"its autostart on {migration.source} cannot be switched off"
+            return finish.break_off(track, stays, now)
         off = SetAutostart(vm=migration.vm, host=migration.source, enabled=False)
         return Turn(track=track).issuing(off)
     return Turn(track=track).issuing(

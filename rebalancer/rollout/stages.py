@@ -145,7 +145,7 @@ def _go_on(asked: Track, now: datetime) -> Turn:
 
 
 def _definition_moved(track: Track, heard: Heard, now: datetime) -> Turn:
-    return finish.enter(track, heard.reply, now)
+    return finish.enter(track, heard.command, heard.reply, now)
 
 
 def _look_everywhere(track: Track, scene: Scene) -> Command:

@@ -116,7 +116,9 @@ def status_blocks(status: Status) -> Iterator[Block]:
         yield Line(text=f"daemon: {status.leader}")
     if status.last_verdict:
         at = f" ({when_text(status.last_verdict_at)})" if status.last_verdict_at else ""
-        yield Line(text=f"last verdict: {status.last_verdict}{at}")
+        is_bad = status.last_verdict.startswith(("blocked:", "failed:"))
+        tone = Tone.BAD if is_bad else Tone.PLAIN
+        yield Line(text=f"last verdict: {status.last_verdict}{at}", tone=tone)
     if status.paused:
         yield Line(text=f"paused {status.paused}", tone=Tone.WARN)
     if status.throttled:

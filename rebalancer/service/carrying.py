@@ -19,6 +19,7 @@ from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json
 from rebalancer.service.session import Session, observe
 from rebalancer.service.stale_copies import stale_copies
+from rebalancer.service.verdict import peak_text
 from rebalancer.service.wording import count_text
 
 log = logging.getLogger(__name__)
@@ -131,13 +132,11 @@ def _log_migration(plan: Plan, event: MigrationEnded) -> None:
 
 
 def moved_text(plan: Plan, result: RolloutResult) -> str:
-    """Say how a rollout went: `moved 6 VMs, peak CPU 0.91 → 0.73`."""
+    """Say how a rollout went: `moved 6 VMs, peak CPU 91 % → 73 %`."""
     done = len(result.in_state(MigrationState.COMPLETE))
     planned = len(result.outcomes)
     if done == planned:
-        before = max((host.cpu_ratio_before for host in plan.hosts), default=0.0)
-        after = max((host.cpu_ratio_after for host in plan.hosts), default=0.0)
-        return f"moved {count_text(done, 'VM')}, peak CPU {before:.2f} → {after:.2f}"
+        return f"moved {count_text(done, 'VM')}, {peak_text(plan)}"
     why = result.stopped or next(
         o.text for o in result.outcomes if o.state is not MigrationState.COMPLETE
     )

@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message.startswith("Usage:"):  # a group of commands without a command
             typer.echo(message, err=True)
             return ExitCode.USAGE
-        return _fail(f"{message}\ntry: rebalancer --help", ExitCode.USAGE)
+        return _fail(f"{message}\ntry: {_called(error)} --help", ExitCode.USAGE)
     except (Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
@@ -136,6 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _give_up_output()
         return _fail(f"the output cannot be written: {error.strerror}", ExitCode.ERROR)
     return int(result or ExitCode.SUCCESS)
+
+
+def _called(error: TyperException) -> str:
+    """The command that somebody misspelt an argument of, as it is called."""
+    context = getattr(error, "ctx", None)
+    _, *command = context.command_path.split() if context is not None else ("",)
+    return " ".join(("rebalancer", *command))
 
 
 def _give_up_output() -> None:

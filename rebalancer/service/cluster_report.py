@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rebalancer.cluster.inventory import Host, HostState, Snapshot, Vm
 from rebalancer.service.layout import Bar, Block, Cell, Column, Line, Table, Tone, abridged
+from rebalancer.service.overpromise import named, overpromised_now
 from rebalancer.service.plan_report import HOT_RATIO, natural
 from rebalancer.service.wording import (
     bytes_text,
@@ -67,6 +68,9 @@ def _doubts(snapshot: Snapshot) -> Iterator[str]:
         yield f"{count_text(len(silent), 'host')} did not answer: {names}"
     if snapshot.usage_fault:
         yield snapshot.usage_fault
+    if over := overpromised_now(snapshot, {}):
+        hosts = named([(one.host, one.ratio) for one in over])
+        yield f"more memory is promised to guests than there is on {hosts}"
     unmeasured = sum(vm.is_active and vm.dirty_bytes_per_second is None for vm in snapshot.vms)
     if unmeasured:
         yield f"dirty rate unknown for {count_text(unmeasured, 'VM')}; predictions will be guesses"

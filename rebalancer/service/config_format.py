@@ -167,6 +167,12 @@ class HostSettings(_Section):
     """How it is switched on and off: see below. Default: it is not."""
 
 
+class LinkSettings(LinkEntry):
+    """One of `links`, as in a snapshot, but for the units that people write."""
+
+    bytes_per_second: Annotated[BytesPerSecond, Field(gt=0)]
+
+
 class RackSettings(_Section):
     """The uplink of one rack."""
 
@@ -305,7 +311,7 @@ class Settings(_Section):
     """The libvirt hosts."""
     sites: tuple[SiteEntry, ...] = ()
     """Sites with what geography goes by: energy price, carbon, latency."""
-    links: tuple[LinkEntry, ...] = ()
+    links: tuple[LinkSettings, ...] = ()
     """Networks between sites, and what they carry in each direction."""
     racks: tuple[RackSettings, ...] = ()
     """Racks whose uplinks carry less than their hosts' NICs together."""

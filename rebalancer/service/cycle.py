@@ -26,8 +26,18 @@ from rebalancer.planning.habits import Calibration
 from rebalancer.planning.planner import make_plan
 from rebalancer.service.evacuation import with_evacuation
 from rebalancer.service.notes import notes_on
+from rebalancer.service.second_look import (
+    LEAST_SHARE,
+    MOST_SEARCHES,
+    Impossible,
+    impossible_moves,
+    second_look_note,
+    with_impossible,
+    without_bans,
+    without_impossible,
+)
 from rebalancer.service.staleness import out_of_hours
-from rebalancer.service.verdict import is_quiet, judge, stay
+from rebalancer.service.verdict import is_quiet, judge, stay, stuck_on_draining
 
 # First everything leaves, then as little as possible moves, then what moves goes to the
 # emptiest hosts: a drain does not take the opportunity to rearrange the rest.
@@ -86,10 +96,9 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
     demand = forecast_demand(snapshot, policy)
     load = imbalance(snapshot, demand, policy)
     quiet = is_quiet(snapshot, demand, policy, load)
-    placement = stay(snapshot) if quiet else _placed(snapshot, demand, policy, request)
-    answer = stay(snapshot) if isinstance(placement, Unsolved) else placement
-    snapshot = measured(snapshot, answer, request)
-    plan = plan_towards(answer, snapshot, demand, policy, request)
+    found = _searched(snapshot, demand, policy, request, quiet=quiet)
+    snapshot, placement, plan = found.snapshot, found.placement, found.plan
+    answer = found.answer
     too_late = bool(plan.breaks_deadline)
     is_followed = {**snapshot.assignment, **plan.final_assignment} == dict(answer.assignment)
     has_objective = is_followed and not quiet and isinstance(placement, Placement)
@@ -99,6 +108,7 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
         *notes_on(snapshot, policy),
         *explanation.notes,
         *((f"the moves are for the next maintenance window: {closed}",) if closed else ()),
+        *((found.note,) if found.note else ()),
         *(() if is_followed else (DOES_LESS,)),
     )
     plan = replace(
@@ -108,6 +118,70 @@ def run_cycle(snapshot: Snapshot, policy: Policy, request: Request) -> Cycle:
         explanation=replace(explanation, notes=notes),
     )
     return Cycle(snapshot=snapshot, demand=demand, placement=placement, plan=plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """What a search came to, and the plan that leads there."""
+
+    snapshot: Snapshot
+    placement: Placement | Unsolved
+    plan: Plan
+    note: str = ""
+
+    @property
+    def answer(self) -> Placement:
+        return stay(self.snapshot) if isinstance(self.placement, Unsolved) else self.placement
+
+
+def _searched(
+    snapshot: Snapshot, demand: Demand, policy: Policy, request: Request, *, quiet: bool
+) -> _Found:
+    """Search until the plan does what was found, without what turns out to be impossible."""
+    if quiet:
+        plan = plan_towards(stay(snapshot), snapshot, demand, policy, request)
+        return _Found(snapshot=snapshot, placement=stay(snapshot), plan=plan)
+    ends_at = request.seconds_passed() + request.solve_seconds
+    found = best = _tried(snapshot, demand, policy, policy, request)
+    given_up: dict[tuple[VmId, str], Impossible] = {}
+    for count in range(1, MOST_SEARCHES):
+        more = impossible_moves(found.answer, found.plan, found.snapshot)
+        left = ends_at - request.seconds_passed()
+        if not more or (count > 1 and left <= 0):
+            break
+        given_up |= {(vm, move.place): move for vm, move in more.items()}
+        again = replace(request, solve_seconds=max(left, LEAST_SHARE * request.solve_seconds))
+        wanted = without_impossible(policy, given_up)
+        found = _tried(found.snapshot, demand, policy, wanted, again)
+        if isinstance(found.placement, Unsolved):
+            break
+        does_something_else = found.plan.final_assignment != best.plan.final_assignment
+        if does_something_else and _undone(found) <= _undone(best):
+            best = replace(
+                found,
+                placement=without_bans(found.placement, policy, wanted),
+                plan=with_impossible(found.plan, found.snapshot, given_up),
+                note=second_look_note(found.snapshot, given_up),
+            )
+    return best
+
+
+def _undone(found: _Found) -> tuple[int, int]:
+    """What must be done and is not: VMs left on draining hosts, promises that stay broken."""
+    return len(stuck_on_draining(found.snapshot, found.plan.unmoved)), len(
+        found.plan.violations_after
+    )
+
+
+def _tried(
+    snapshot: Snapshot, demand: Demand, policy: Policy, wanted: Policy, request: Request
+) -> _Found:
+    """Place as `wanted` says, and plan under the policy itself."""
+    placement = _placed(snapshot, demand, wanted, request)
+    answer = stay(snapshot) if isinstance(placement, Unsolved) else placement
+    snapshot = measured(snapshot, answer, request)
+    plan = plan_towards(answer, snapshot, demand, policy, request)
+    return _Found(snapshot=snapshot, placement=placement, plan=plan)
 
 
 def measured(snapshot: Snapshot, placement: Placement, request: Request) -> Snapshot:

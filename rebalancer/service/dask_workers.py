@@ -1,8 +1,9 @@
 """Models solved by the workers of a Dask cluster.
 
 Only programs go there. A linear program is solved here, by a process of our own that goes on
-from one to the next as rows are added, and the parts of a local search are done here. A Dask worker cannot be made to stop, so the answer of
-one that is late is not waited for, and that is all. If the cluster fails, the work goes on here.
+from one to the next as rows are added, and the parts of a local search are done here. A Dask
+worker cannot be made to stop, so the answer of one that is late is not waited for, and that is
+all. If the cluster fails, the work goes on here.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from rebalancer.collect.hypervisor import DomainRecord
 from rebalancer.service.doctor_checks import listed
 from rebalancer.service.doctor_facts import Facts, Finding, Level
 from rebalancer.service.idle_rules import idle_rules
+from rebalancer.service.overpromise import WHAT_THREATENS, named, overpromised_now
 from rebalancer.service.wording import count_text, ratio_text
 
 _OFF = {HostState.ASLEEP, HostState.DOWN, HostState.UNKNOWN}
@@ -38,6 +39,7 @@ def cluster_findings(facts: Facts) -> Iterator[Finding]:
         yield from _shared("storage", "storage", hosts, vms, _storage_of, lambda vm: vm.storage)
         yield from _shared("network", "networks", hosts, vms, _networks_of, lambda vm: vm.networks)
         yield from _unmovable(facts.snapshot, hosts)
+        yield from _promised_memory(facts.snapshot, facts.in_force)
         yield from _idle_rules(facts.snapshot, facts.in_force)
     yield from _telemetry(facts)
     yield from _untold(facts)
@@ -54,6 +56,27 @@ def _idle_rules(snapshot: Snapshot, policies: Mapping[str, Policy]) -> Iterator[
                 text=f"rule {idle.rule} protects nothing: {idle.text}",
                 todo=f"correct rule {idle.rule}, or name and label what it is to be about",
             )
+
+
+def _promised_memory(snapshot: Snapshot, policies: Mapping[str, Policy]) -> Iterator[Finding]:
+    """Hosts that have promised guests more memory than they have."""
+    found = overpromised_now(snapshot, policies)
+    for level, those, allowed in (
+        (Level.WARNING, [one for one in found if not one.is_allowed], ""),
+        (Level.NOTE, [one for one in found if one.is_allowed], ", as a policy allows"),
+    ):
+        if those:
+            hosts = named([(one.host, one.ratio) for one in those])
+            yield Finding(
+                level=level,
+                area="memory",
+                about="promised",
+                text=f"more is promised to guests than there is on {hosts}{allowed}",
+                todo=WHAT_THREATENS if level is Level.WARNING else "",
+            )
+    if not found:
+        text = "no host that answered has promised guests more than it has"
+        yield Finding(level=Level.OK, area="memory", about="promised", text=text)
 
 
 # Definitions --------------------------------------------------------------------------------

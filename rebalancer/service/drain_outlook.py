@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rebalancer.cluster.inventory import Host, HostId, Mode, Snapshot, Vm, VmId
-from rebalancer.cluster.plan import Confidence, Migration, Plan
+from rebalancer.cluster.plan import Migration, Plan
 from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.prediction import Confidence
 from rebalancer.cluster.rules import Ban, Fence, Pin
 from rebalancer.service.staleness import out_of_hours
 

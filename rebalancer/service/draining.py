@@ -14,6 +14,7 @@ from rebalancer.service import exit_codes, options
 from rebalancer.service.access import Where, open_for_reading
 from rebalancer.service.emptying import DrainWish, drain_hosts, foreseen, show
 from rebalancer.service.maintenance_command import IfBegun, MaintenanceCommand
+from rebalancer.service.naming import names_text
 from rebalancer.service.plan_file import write_plan
 from rebalancer.service.reopening import bring_vms_home, planned_home, show_way_home, unmark
 from rebalancer.service.report import Format, render_tree
@@ -150,7 +151,7 @@ def undrain(
     if missing := sorted(set(hosts) - known):
         raise UsageError(
             f"no host called {', '.join(missing)} in cluster {access.cluster}; "
-            f"it has {', '.join(sorted(known)[:20])}"
+            f"it has {names_text(known)}"
         )
     named = tuple(dict.fromkeys(HostId(host) for host in hosts))
     if not bring_home:

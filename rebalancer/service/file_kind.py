@@ -41,6 +41,8 @@ def kind_of(file: Path) -> FileKind:
             return kind
     if not is_json and "name" in keys:
         return FileKind.POLICY  # which need not say more than its name; settings have none
+    if document.tree is None:
+        raise InvalidFileError([document.fault((), "the file is empty")])
     kinds = "a snapshot or a plan" if is_json else "settings, a policy or a scenario"
     raise InvalidFileError(
         [Fault(file=str(file), problem="its keys do not tell what it is", expected=kinds)]

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rebalancer.cluster.inventory import Snapshot
+from rebalancer.cluster.inventory import HostState, Snapshot
 from rebalancer.cluster.policy import GeographyCriterion, GeographyGoal, Policy, PowerGoal
 from rebalancer.service.idle_rules import idle_rules
+
+_UNSEEN = {
+    HostState.DOWN: "is down",
+    HostState.ASLEEP: "is asleep",
+    HostState.UNKNOWN: "did not answer",
+}
+"""States of hosts whose VMs nobody can look after now."""
 
 
 def notes_on(snapshot: Snapshot, policy: Policy) -> tuple[str, ...]:
     """Say which numbers and names of the policy do not fit the cluster; nothing fails by them."""
     return (
+        *_left_out(snapshot, policy),
         *_failures(snapshot, policy),
         *_goals(snapshot, policy),
         *_rules(snapshot, policy),
     )
+
+
+def _left_out(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
+    """Hosts of which only a file or an earlier look says what is on them: no VM of them moves."""
+    for host in snapshot.hosts:
+        vms = len(snapshot.vms_by_host[host.id])
+        if vms and host.state in _UNSEEN and policy.applies.matches(host):
+            why = f" ({host.state_reason})" if host.state_reason else ""
+            its = "its VM is" if vms == 1 else f"its {vms} VMs are"
+            yield f"{host.name} {_UNSEEN[host.state]}{why}: {its} left out of this plan"
 
 
 def _failures(snapshot: Snapshot, policy: Policy) -> Iterator[str]:

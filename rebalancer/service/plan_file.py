@@ -16,11 +16,8 @@ from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from rebalancer.cluster.plan import (
-    Objective,
-    Plan,
-    Prediction,
-)
+from rebalancer.cluster.plan import Objective, Plan
+from rebalancer.cluster.prediction import Prediction
 from rebalancer.errors import Fault, InvalidFileError
 from rebalancer.files import Document, json_text, open_json, write_text
 from rebalancer.rollout.admission import uses_the_network

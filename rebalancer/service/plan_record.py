@@ -15,23 +15,20 @@ from rebalancer.cluster.disks import LocalDisk
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
 from rebalancer.cluster.plan import (
     AboveBand,
-    Confidence,
     HostOutlook,
     LaterTier,
     Migration,
     Objective,
-    Part,
     Plan,
     PowerAction,
     PowerStep,
-    PredictedPart,
-    Prediction,
     Priority,
     SolveStatus,
     Unmoved,
     Verdict,
     VerdictKind,
 )
+from rebalancer.cluster.prediction import Confidence, Part, PredictedPart, Prediction
 from rebalancer.cluster.rules import Violation
 from rebalancer.files import FileModel
 from rebalancer.service.explanation_record import ExplanationRecord
@@ -114,7 +111,7 @@ class ObjectiveRecord(FileModel):
 
 
 class PartRecord(FileModel):
-    """See `cluster.plan.PredictedPart`."""
+    """See `cluster.prediction.PredictedPart`."""
 
     part: Part
     seconds: Amount
@@ -128,7 +125,7 @@ class PartRecord(FileModel):
 
 
 class PredictionRecord(FileModel):
-    """See `cluster.plan.Prediction`."""
+    """See `cluster.prediction.Prediction`."""
 
     start_seconds: Amount
     finish_seconds: float | None = None

@@ -14,7 +14,6 @@ from typing import assert_never
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode
 from rebalancer.cluster.plan import (
-    Confidence,
     HostOutlook,
     Migration,
     Objective,
@@ -22,6 +21,7 @@ from rebalancer.cluster.plan import (
     SolveStatus,
     VerdictKind,
 )
+from rebalancer.cluster.prediction import Confidence
 from rebalancer.service.explanation_report import explanation_blocks
 from rebalancer.service.goal_report import above_band_table, later_lines
 from rebalancer.service.layout import (
@@ -35,6 +35,7 @@ from rebalancer.service.layout import (
     Tone,
     abridged,
 )
+from rebalancer.service.overpromise import WHAT_THREATENS, left_overpromised
 from rebalancer.service.power_report import power_blocks
 from rebalancer.service.wording import (
     at_least_text,
@@ -75,7 +76,10 @@ def plan_blocks(
 
     `apply_with` is the command that carries it out; empty where there is none to recommend.
     """
-    yield Line(text=plan.verdict.text, tone=_TONES[plan.verdict.kind])
+    tone = Tone.BAD if plan.verdict.is_unmet else _TONES[plan.verdict.kind]
+    yield Line(text=plan.verdict.text, tone=tone)
+    if left_overpromised(plan):
+        yield Line(text=WHAT_THREATENS, tone=Tone.BAD)
     if plan.objective is not None:
         as_made = "as it was made: " if plan.is_edited else ""
         yield Line(text=as_made + objective_text(plan.objective), tone=Tone.DIM)

@@ -38,6 +38,7 @@ from rebalancer.service import options
 from rebalancer.service.access import ReadAccess, Where, open_for_reading
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url
+from rebalancer.service.naming import names_text
 from rebalancer.service.power_switches import (
     can_switch,
     census_taker,
@@ -231,8 +232,7 @@ def _known(settings: Settings, names: Sequence[str]) -> tuple[HostId, ...]:
     known = {host.name for host in settings.hosts}
     if missing := [name for name in names if name not in known]:
         raise UsageError(
-            f"no host called {', '.join(missing)} is configured; there are "
-            f"{', '.join(sorted(known)[:20]) or 'none'}"
+            f"no host called {', '.join(missing)} is configured; there are {names_text(known)}"
         )
     return tuple(HostId(name) for name in dict.fromkeys(names))
 

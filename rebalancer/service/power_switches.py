@@ -8,7 +8,7 @@ from concurrent.futures import TimeoutError as NoAnswerError
 
 from rebalancer.cluster.inventory import HostId
 from rebalancer.collect.hypervisor import HypervisorError
-from rebalancer.collect.libvirt_source import connect_read_only
+from rebalancer.collect.libvirt_connection import connect_read_only
 from rebalancer.rollout.background import in_background
 from rebalancer.rollout.driver import Clock
 from rebalancer.rollout.power import (

@@ -30,6 +30,7 @@ from rebalancer.service.access import ReadAccess
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url, load_settings
 from rebalancer.service.cycle import Cycle, Measure, Request, run_cycle
+from rebalancer.service.naming import hosts_called
 from rebalancer.service.old_disks import known_left_overs, with_left_overs
 from rebalancer.service.permissions import encrypted_only
 from rebalancer.service.policy_file import parse_policy, read_policy
@@ -163,16 +164,8 @@ def observe(
 
 
 def hosts_named(snapshot: Snapshot, names: Collection[str]) -> tuple[HostId, ...]:
-    """Find hosts by name or id; raise `UsageError` that names every one that is not there."""
-    found = {host.name: host.id for host in snapshot.hosts} | {
-        host.id: host.id for host in snapshot.hosts
-    }
-    if missing := [name for name in names if name not in found]:
-        known = ", ".join(sorted(host.name for host in snapshot.hosts)[:20])
-        raise UsageError(
-            f"no host called {', '.join(missing)} in cluster {snapshot.cluster}; it has {known}"
-        )
-    return tuple(found[name] for name in names)
+    """Find hosts by name or id, each once; raise `UsageError` that names every one not there."""
+    return tuple(host.id for host in hosts_called(snapshot, names))
 
 
 def with_draining(snapshot: Snapshot, hosts: Collection[HostId]) -> Snapshot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 
 from rebalancer.cluster.demand import Demand
@@ -30,7 +30,8 @@ from rebalancer.cluster.policy import (
 from rebalancer.cluster.rules import Pin
 from rebalancer.cluster.violations import hard_violations
 from rebalancer.placement.imbalance import Imbalance
-from rebalancer.service.wording import count_text
+from rebalancer.service.overpromise import left_overpromised, named
+from rebalancer.service.wording import count_text, ratio_text
 
 GIB = 1024**3
 BROKEN_NAMED = 3
@@ -96,10 +97,22 @@ def judge(
     """Put the outcome of a cycle into a sentence with numbers.
 
     A promise that stays broken is in it whatever else there is to say: for many it is all they
-    read. That a host is short of CPU is not: how full the fullest one is they are told anyway.
+    read. Memory that is promised twice comes first, and is never called balanced. That a host is
+    short of CPU is not in it: how full the fullest one is they are told anyway.
     """
     found = _judge(snapshot, policy, load, placement, plan)
-    return replace(found, text=found.text + _overpromised(plan, policy))
+    over = left_overpromised(plan)
+    rest = _limits_broken(plan, policy, {f"memory of {host.name}" for host in over})
+    if not over:
+        return replace(found, text=found.text + rest)
+    hosts = named([(host.name, host.memory_ratio_after) for host in over])
+    if plan.migrations:
+        stays = f"; more memory stays promised than there is on {hosts}"
+        return replace(found, text=found.text + stays + rest, is_unmet=True)
+    said = f"more memory is promised than there is on {hosts}, and no move was found that mends it"
+    if found.kind is VerdictKind.BLOCKED:
+        return replace(found, text=f"{found.text}; {said}{rest}")
+    return Verdict(kind=VerdictKind.BLOCKED, text=f"blocked: {said}; {found.text}{rest}")
 
 
 def _judge(
@@ -133,7 +146,7 @@ def _judge(
         return Verdict(kind=VerdictKind.BALANCED, text=text)
     if trigger is None or not exceeds(load, policy) or drains(snapshot):
         return Verdict(kind=VerdictKind.BALANCED, text=f"balanced: {_load(load)}")
-    gain = f"gains {trigger.min_gain_ratio:.0%} or more"
+    gain = f"gains {ratio_text(trigger.min_gain_ratio)} or more"
     if _is_proved_good(placement.objective, trigger):
         text = f"balanced as far as can be: {_load(load)}; it is proved that no placement {gain}"
         return Verdict(kind=VerdictKind.BALANCED, text=text)
@@ -156,9 +169,9 @@ def _broken(rules: Sequence[str]) -> str:
     return f"; {which} broken"
 
 
-def _overpromised(plan: Plan, policy: Policy) -> str:
+def _limits_broken(plan: Plan, policy: Policy, told: Set[str]) -> str:
     """`; still broken: memory of h1, host failures`: limits of hosts that nothing mends."""
-    names = {rule.name for rule in policy.rules}
+    names = {rule.name for rule in policy.rules} | told
     found = sorted(
         {
             violation.rule
@@ -231,9 +244,9 @@ def stuck_on_draining(snapshot: Snapshot, unmoved: Iterable[Unmoved]) -> tuple[U
 
 def _load(load: Imbalance) -> str:
     return (
-        f"the fullest host is at {load.hottest_ratio:.2f}, hosts are up to "
-        f"{load.spread_cpu_ratio:.2f} (CPU) and {load.spread_memory_ratio:.2f} (memory) "
-        "off the mean"
+        f"the fullest host is at {ratio_text(load.hottest_ratio)}, hosts are up to "
+        f"{ratio_text(load.spread_cpu_ratio)} (CPU) and {ratio_text(load.spread_memory_ratio)} "
+        "(memory) off the mean"
     )
 
 
@@ -246,9 +259,14 @@ def amount_text(plan: Plan) -> str:
 
 
 def _moves(plan: Plan) -> str:
+    return f"{amount_text(plan)}, {peak_text(plan)}"
+
+
+def peak_text(plan: Plan) -> str:
+    """`peak CPU 91 % → 73 %`: the fullest host before and after."""
     before = max((host.cpu_ratio_before for host in plan.hosts), default=0.0)
     after = max((host.cpu_ratio_after for host in plan.hosts), default=0.0)
-    return f"{amount_text(plan)}, peak CPU {before:.2f} → {after:.2f}"
+    return f"peak CPU {ratio_text(before)} → {ratio_text(after)}"
 
 
 def _but(snapshot: Snapshot, stuck: tuple[Unmoved, ...]) -> str:
@@ -263,8 +281,8 @@ def _above(hosts: Sequence[AboveBand]) -> str:
     more = f" (and {count_text(len(others), 'other host')} above the band)" if others else ""
     why = "; ".join(first.reasons)
     return (
-        f"; {first.name} stays at {first.ratio:.2f} {first.resource}, above "
-        f"{first.band_ratio:.2f}{f': {why}' if why else ''}{more}"
+        f"; {first.name} stays at {ratio_text(first.ratio)} {first.resource}, above "
+        f"{ratio_text(first.band_ratio)}{f': {why}' if why else ''}{more}"
     )
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from rebalancer.cluster.windows import DAYS, MINUTES_A_DAY, Window
 from rebalancer.files import FileModel
@@ -32,6 +32,12 @@ def _time_zone(name: str) -> str:
     return name
 
 
+def _list_of_days(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(value)
+    raise ValueError("is not a list of days; expected such as [mon, tue, wed, thu, fri]")
+
+
 type TimeOfDay = Annotated[str, Field(max_length=10), AfterValidator(_time_of_day)]
 
 
@@ -39,7 +45,9 @@ class WindowSection(FileModel):
     """One of `migration.windows`."""
 
     days: Annotated[
-        tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...], Field(min_length=1)
+        tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...],
+        Field(min_length=1),
+        BeforeValidator(_list_of_days),
     ] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
     opens: Annotated[TimeOfDay, Field(alias="from")]
     closes: Annotated[TimeOfDay, Field(alias="to")]

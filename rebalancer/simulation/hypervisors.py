@@ -60,7 +60,7 @@ def hosts_asked(command: Command) -> tuple[HostId, ...]:
             return command.hosts
         case CopyDefinition():
             return command.host, command.target
-        case EndStaleCopy() | RemoveDisk():
+        case EndStaleCopy() | RemoveDisk() | RemoveLeftOver():
             return command.host, command.keep
         case _:
             return (command.host,)

@@ -47,6 +47,12 @@ def test_an_unknown_option_is_a_usage_error(rebalancer: Rebalancer) -> None:
     refused(rebalancer("plan", "--foo"), ExitCode.USAGE, "--foo")
 
 
+def test_a_usage_error_leads_to_the_help_of_that_command(rebalancer: Rebalancer) -> None:
+    refused(rebalancer("drain"), ExitCode.USAGE, "try: rebalancer drain --help")
+    refused(rebalancer("power", "wake"), ExitCode.USAGE, "try: rebalancer power wake --help")
+    refused(rebalancer("drian"), ExitCode.USAGE, "'drain'", "try: rebalancer --help")
+
+
 def test_no_command_at_all_is_a_usage_error(rebalancer: Rebalancer) -> None:
     ran = rebalancer()
 
@@ -114,6 +120,14 @@ def test_fifty_megabytes_of_garbage(rebalancer: Rebalancer, tmp_path: Path) -> N
     file.write_bytes(os.urandom(1_000_000) * 50)
 
     refused(rebalancer("plan", "--snapshot", file), ExitCode.INVALID_FILE, "garbage.json")
+
+
+def test_a_file_of_comments_is_empty_whatever_it_was_to_be(
+    rebalancer: Rebalancer, tmp_path: Path
+) -> None:
+    ran = rebalancer("validate", a_file(tmp_path, "later.yaml", "# to be written\n"))
+
+    refused(ran, ExitCode.INVALID_FILE, "later.yaml: the file is empty")
 
 
 def test_yaml_with_a_tab(rebalancer: Rebalancer, tmp_path: Path, hotspot: Path) -> None:

@@ -152,8 +152,8 @@ def test_a_command_of_a_round_that_was_killed_is_not_run_twice_unasked(
     command = ["drain", "h1", "h2", "--rolling", "1", "--scenario", str(four_hosts)]
     command += ["--then", str(maintenance), "--yes"]
     with subprocess.Popen([sys.executable, "-m", "rebalancer", *command]) as victim:
-        wait_until(lambda: process_of_the_command(url) > 0, within_seconds=60, what="the command")
-        wait_until(done.exists, within_seconds=60, what="what it does")
+        wait_until(lambda: process_of_the_command(url) > 0, within_seconds=180, what="the command")
+        wait_until(done.exists, within_seconds=180, what="what it does")
         victim.kill()
     alive = rebalancer(*command)
     os.kill(process_of_the_command(url), signal.SIGKILL)
@@ -161,7 +161,7 @@ def test_a_command_of_a_round_that_was_killed_is_not_run_twice_unasked(
 
     wait_until(
         lambda: rebalancer("recover").code == ExitCode.UNKNOWN_OUTCOME,
-        within_seconds=60,
+        within_seconds=180,
         what="the command to end",
     )
     recovered, status, shown = (
@@ -465,7 +465,7 @@ def test_without_a_command_a_round_waits_for_somebody_to_undrain(
     try:
         wait_until(
             lambda: "when that is over: rebalancer undrain h1" in log.read_text(encoding="utf-8"),
-            within_seconds=60,
+            within_seconds=180,
             what="the round to wait",
         )
         during = run("status").out

@@ -168,7 +168,7 @@ def test_after_a_kill_in_the_act_the_next_command_looks_at_the_host(
     assert "falling asleep since" in status.out
     wait_until(
         lambda: found in rebalancer("power", "sleep", "h3", "--config", config, "--yes").out,
-        within_seconds=60,
+        within_seconds=180,
         what=f"the next command to say: {found}",
     )
 
@@ -194,7 +194,7 @@ def test_the_daemon_puts_what_is_not_needed_to_sleep(cluster: Cluster, tmp_path:
     try:
         wait_until(
             lambda: "h1: it is asleep" in _said(tmp_path / "log") or process.poll() is not None,
-            within_seconds=60,
+            within_seconds=180,
             what="a host to sleep",
         )
     finally:
@@ -278,7 +278,7 @@ def test_recover_looks_after_a_host_whose_switching_was_killed(
     assert dry.code == ExitCode.UNKNOWN_OUTCOME
     wait_until(
         lambda: found in rebalancer("recover", "--yes", "--config", config).err,
-        within_seconds=60,
+        within_seconds=180,
         what=f"recover to say: {found}",
     )
     assert rebalancer("recover", "--config", config).out == "nothing has to be recovered\n"
@@ -320,7 +320,7 @@ def test_single_cycles_put_hosts_to_sleep_as_slowly_as_the_daemon(
     assert "it is asleep" not in first.err
     wait_until(
         lambda: "h1: it is asleep" in rebalancer("run", "--once", "--yes", "--config", config).err,
-        within_seconds=60,
+        within_seconds=180,
         what="a later cycle to put h1 to sleep",
     )
 

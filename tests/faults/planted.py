@@ -27,9 +27,9 @@ from rebalancer.rollout.sightings import DomainView
 from rebalancer.rollout.track import Turn
 
 
-def _trusts_errors(track: Any, reply: Any, now: Any) -> Turn:
+def _trusts_errors(track: Any, command: Any, reply: Any, now: Any) -> Turn:
     """What the migrate call says is taken for what happened."""
-    turn = _FINISH(track, reply, now)
+    turn = _FINISH(track, command, reply, now)
     if isinstance(reply, Failed):
         text = f"{track.migration.vm_name} runs on {track.migration.source}"
         return Turn(track=turn.track.enter(MigrationState.FAILED_SAFE, now, text))

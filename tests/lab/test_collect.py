@@ -15,7 +15,8 @@ import pytest
 from rebalancer.cluster.inventory import HostState, VmId, VmState
 from rebalancer.collect.dirty_rate_probe import LibvirtDirtyRateProbe
 from rebalancer.collect.domain_reader import cpu_waited_cores
-from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource, connect_read_only
+from rebalancer.collect.libvirt_connection import connect_read_only
+from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource
 from rebalancer.collect.snapshot_file import read_snapshot, write_snapshot
 from tests.lab.guest import GuestSpec
 from tests.lab.host import libvirt, opened
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
-_SILENCE_SECONDS = 8.0
+_SILENCE_SECONDS = 20.0
+"""Long enough for those that do answer, also on a busy machine."""
 
 
 def now() -> datetime:
@@ -95,7 +97,8 @@ def test_real_hosts_tell_how_long_vcpus_waited(lab: Lab, start_guest: StartGuest
     busy = start_guest(lab.hosts[0], GuestSpec(cpu_load_ratio=0.9))
     connection = connect_read_only(lab.hosts[0].uri)
     try:
-        before, began = connection.stats(with_details=True)[busy.uuid], time.monotonic()
+        began = time.monotonic()
+        before = connection.stats(with_details=True)[busy.uuid]
         time.sleep(3.0)
         after = connection.stats(with_details=True)[busy.uuid]
         passed_seconds = time.monotonic() - began
@@ -107,7 +110,6 @@ def test_real_hosts_tell_how_long_vcpus_waited(lab: Lab, start_guest: StartGuest
     assert 0.0 <= cpu_waited_cores(before, after, passed_seconds) <= 1.5
 
 
-@pytest.mark.alone  # the others must answer in time
 def test_a_libvirtd_that_hangs_delays_nobody_and_is_seen_again_when_it_goes_on(lab: Lab) -> None:
     source = a_source(lab, timeout_seconds=_SILENCE_SECONDS)
     process = lab.hosts[1].libvirtd
@@ -133,7 +135,6 @@ def test_a_libvirtd_that_hangs_delays_nobody_and_is_seen_again_when_it_goes_on(l
     assert states == [HostState.UP] * 3
 
 
-@pytest.mark.alone  # how fast a guest writes depends on what else runs
 def test_dirty_rates_and_a_migration_on_its_way(lab: Lab, start_guest: StartGuest) -> None:
     spec = GuestSpec(
         memory_bytes=128 * MIB, working_set_bytes=48 * MIB, dirty_bytes_per_second=10_000_000
@@ -142,10 +143,14 @@ def test_dirty_rates_and_a_migration_on_its_way(lab: Lab, start_guest: StartGues
     vm = VmId(guest.uuid)
     probe = LibvirtDirtyRateProbe(configured(lab), now=now, timeout_seconds=60.0)
 
+    begun, began = guest.heartbeat.wait_for_beat(), time.monotonic()
     measured = probe.probe([vm, VmId("00000000-0000-0000-0000-000000000000")])
+    ended, took_seconds = guest.heartbeat.wait_for_beat(), time.monotonic() - began
 
     assert set(measured) == {vm}
-    assert 3e6 < measured[vm].bytes_per_second < 30e6
+    # How fast a guest writes depends on what else the machine does; it says itself what it wrote.
+    wrote = (ended.dirtied_pages - begun.dirtied_pages) * 4096 / took_seconds
+    assert wrote / 3 < measured[vm].bytes_per_second < 3 * wrote
 
     with opened(lab.hosts[0].uri) as connection, opened(lab.hosts[0].uri) as second:
         domain = connection.lookupByUUIDString(guest.uuid)
@@ -174,7 +179,7 @@ def test_dirty_rates_and_a_migration_on_its_way(lab: Lab, start_guest: StartGues
 
 def wait_for_job(domain: object) -> None:
     waited = threading.Event()
-    for _ in range(200):
+    for _ in range(600):
         if domain.jobStats(0).get("memory_processed"):  # type: ignore[attr-defined]
             return
         waited.wait(0.1)

@@ -230,7 +230,11 @@ class TestPlaceAndWording:
         ("content", "fault"),
         [
             ({"memory_bytes": True}, "$.memory_bytes: true is not a whole number"),
-            ({"memory_bytes": "4"}, '$.memory_bytes: "4" is not a whole number'),
+            (
+                {"memory_bytes": "64GB"},
+                '$.memory_bytes: "64GB" is not a whole number; expected digits alone, without a '
+                "unit and without quotes",
+            ),
             ({"memory_bytes": 1.5}, "$.memory_bytes: 1.5 is not a whole number"),
             ({"memory_bytes": -1}, "$.memory_bytes: -1 is too small; expected 0 or more"),
             ({"cores": 2000}, "$.cores: 2000 is too large; expected 1024 or less"),
@@ -323,6 +327,10 @@ class TestWhatIsNotYaml:
             ("a: 1\n---\nb: 2\n", "x.yaml:2: a second YAML document starts here; a file holds one"),
             ("a: *b\n", "x.yaml:1: *b has no &b above it"),
             ("a: &a\n  b: *a\n", "x.yaml:2: *a is inside of what it stands for"),
+            (
+                "a: {b: 1}\nc:\n  <<: *a\n",
+                "x.yaml:3: merge keys (<<) are not supported; write out what they would bring in",
+            ),
             ("? [a, b]\n: c\n", "x.yaml:1: a key has to be a word, not a mapping or a list"),
             ("a: &a {}\n*a : b\n", "x.yaml:2: a key has to be a word"),
             ("!int 3\n", 'x.yaml:1: the tag "!int" is not supported; leave it out'),
@@ -517,7 +525,7 @@ class TestSize:
             read_json(tmp_path / "snapshot.json", Thing)
 
         assert len(caught.value.faults) == 1
-        assert time.process_time() - started < 5
+        assert time.process_time() - started < 20  # of CPU, which differs between machines
 
     def test_a_large_file_full_of_faults_shows_the_first(self) -> None:
         goals = [{"goal": "power"}] * 300 + [{"goal": "power", "min_awak": 1}] * 40_000
@@ -550,7 +558,7 @@ class TestSize:
         thing = parse_json_text(text, Thing)
 
         assert len(thing.devices) == 80_000
-        assert time.process_time() - started < 6
+        assert time.process_time() - started < 20
 
 
 plain_values = st.recursive(

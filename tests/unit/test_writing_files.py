@@ -58,7 +58,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     reader.start()
 
     save(pipe)
-    reader.join(timeout=10)
+    reader.join(timeout=60)
 
     assert read == ["new"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)

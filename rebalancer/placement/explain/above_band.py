@@ -10,6 +10,7 @@ from rebalancer.cluster.plan import AboveBand
 from rebalancer.placement.arrays import Bools, Floats, Ints
 from rebalancer.placement.band import Band, find_band, gains_within_band
 from rebalancer.placement.curves import Excess
+from rebalancer.placement.explain.amounts import percent_text
 from rebalancer.placement.layout import IMPOSSIBLE, Layout, Scale
 from rebalancer.placement.objectives import Tier
 from rebalancer.placement.problem import PlacementProblem, Resource
@@ -59,15 +60,16 @@ def _reasons(
     units = np.array([u for u in sorted(layout.members[host]) if needs[u] > 0], np.intp)
     own = float(layout.load[curve.resource, host] - needs[units].sum()) / size
     if own > 0.005:
-        yield f"{own:.2f} is the host's own use"
+        yield f"{percent_text(own)} is the host's own use"
     fixed = units[~problem.movable[units]]
     if len(fixed):
-        yield f"{needs[fixed].sum() / size:.2f} is used by {_named(problem, fixed)}, not movable"
+        used = percent_text(needs[fixed].sum() / size)
+        yield f"{used} is used by {_named(problem, fixed)}, not movable"
     movable = units[problem.movable[units]]
     places = gains_within_band(layout, band, movable, host) > -IMPOSSIBLE
     for unit in movable[_is_too_large(problem, curve, movable)].tolist():
-        alone = float(needs[unit]) / size
-        yield f"{_named(problem, [unit])} alone uses {alone:.2f}, too much for any other host"
+        alone = percent_text(float(needs[unit]) / size)
+        yield f"{_named(problem, [unit])} alone uses {alone}, too much for any other host"
     stuck = movable[~places.any(axis=1) & ~_is_too_large(problem, curve, movable)]
     if len(stuck):
         yield f"no other host has room within its band for {_named(problem, stuck)}"

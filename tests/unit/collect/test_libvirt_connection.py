@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from rebalancer.cluster.inventory import HostState, VmState
-from rebalancer.collect import hypervisor, libvirt_source
+from rebalancer.collect import hypervisor
 from rebalancer.collect.hypervisor import HypervisorError
-from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource, connect_read_only
+from rebalancer.collect.libvirt_connection import connect_read_only, libvirt_library
+from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource
 from rebalancer.errors import ObservationError, UsageError
 from tests.builders import GIB, NOON
 
@@ -86,9 +87,9 @@ def test_our_numbers_are_libvirts(ours: type[hypervisor.DomainState], prefix: st
 def without_libvirt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine on which libvirt-python was never installed."""
     monkeypatch.setitem(sys.modules, "libvirt", None)
-    libvirt_source._libvirt.cache_clear()
+    libvirt_library.cache_clear()
     yield
-    libvirt_source._libvirt.cache_clear()
+    libvirt_library.cache_clear()
 
 
 @pytest.mark.usefixtures("without_libvirt")

@@ -116,7 +116,7 @@ def test_a_dead_host_is_unknown_with_the_reason_and_the_others_are_complete() ->
 def test_a_host_that_hangs_at_any_call_blocks_nobody(call: str) -> None:
     hanging = FakeHypervisor([FakeVm("b")], hanging=[call], hostname="other")
     try:
-        snapshot = observed({"h1": FakeHypervisor([FakeVm()]), "h2": hanging}, timeout_seconds=1.0)
+        snapshot = observed({"h1": FakeHypervisor([FakeVm()]), "h2": hanging}, timeout_seconds=2.0)
     finally:
         hanging.released.set()
 

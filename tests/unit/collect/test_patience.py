@@ -24,11 +24,11 @@ def release() -> Iterator[threading.Event]:
 def test_whoever_answers_is_heard_although_another_hangs(release: threading.Event) -> None:
     patience = Patience(monotonic=time.monotonic)
 
-    results = patience.run({"a": lambda: 1, "b": release.wait, "c": lambda: 3}, timeout_seconds=1.0)
+    results = patience.run({"a": lambda: 1, "b": release.wait, "c": lambda: 3}, timeout_seconds=2.0)
 
     assert results["a"] == 1
     assert results["c"] == 3
-    assert results["b"] == Abandoned(why="no answer within 1 s")
+    assert results["b"] == Abandoned(why="no answer within 2 s")
 
 
 def test_one_that_hangs_does_not_keep_the_next_from_its_turn(release: threading.Event) -> None:
@@ -44,7 +44,7 @@ def test_a_host_that_still_hangs_is_not_asked_again(release: threading.Event) ->
     patience.run({"a": release.wait}, timeout_seconds=0.05)
     asked = []
 
-    results = patience.run({"a": lambda: asked.append(1)}, timeout_seconds=5.0)
+    results = patience.run({"a": lambda: asked.append(1)}, timeout_seconds=30.0)
 
     assert isinstance(results["a"], Abandoned)
     assert "still hangs" in results["a"].why
@@ -66,14 +66,14 @@ def test_one_that_has_come_back_is_asked_again(release: threading.Event) -> None
     while patience.hangs("a"):
         threading.Event().wait(0.01)
 
-    assert patience.run({"a": lambda: 2}, timeout_seconds=5.0) == {"a": 2}
+    assert patience.run({"a": lambda: 2}, timeout_seconds=30.0) == {"a": 2}
 
 
 def test_after_a_long_time_a_second_attempt_is_made(release: threading.Event) -> None:
     patience = Patience(monotonic=time.monotonic, retry_after_seconds=0.0)
     patience.run({"a": release.wait}, timeout_seconds=0.05)
 
-    assert patience.run({"a": lambda: 2}, timeout_seconds=5.0) == {"a": 2}
+    assert patience.run({"a": lambda: 2}, timeout_seconds=30.0) == {"a": 2}
 
 
 def test_a_bug_in_an_errand_is_loud() -> None:
@@ -81,11 +81,11 @@ def test_a_bug_in_an_errand_is_loud() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        Patience(monotonic=time.monotonic).run({"a": broken}, timeout_seconds=5.0)
+        Patience(monotonic=time.monotonic).run({"a": broken}, timeout_seconds=30.0)
 
 
 def test_nothing_to_do_takes_no_time() -> None:
-    assert Patience(monotonic=time.monotonic).run({}, timeout_seconds=5.0) == {}
+    assert Patience(monotonic=time.monotonic).run({}, timeout_seconds=30.0) == {}
 
 
 def test_many_errands_take_turns() -> None:

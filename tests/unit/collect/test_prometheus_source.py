@@ -50,7 +50,7 @@ def a_source(url: str, **changed: object) -> PrometheusSource:
         "hosts": {"h1": H1, "h2": H2},
         "queries": UsageQueries(vm_cpu="vm_cpu[$window]", host_cpu="host_cpu[$window]"),
         "step_seconds": STEP,
-        "timeout_seconds": 5.0,
+        "timeout_seconds": 30.0,
     }
     return PrometheusSource(url=url, **(facts | changed))  # type: ignore[arg-type]
 

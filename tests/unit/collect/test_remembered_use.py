@@ -46,7 +46,7 @@ def a_server(fake: FakePrometheus, **changed: object) -> PrometheusSource:
         "hosts": {"h1": H1},
         "queries": UsageQueries(vm_cpu="vm_cpu", host_cpu="host_cpu"),
         "step_seconds": STEP.total_seconds(),
-        "timeout_seconds": 5.0,
+        "timeout_seconds": 30.0,
     }
     return PrometheusSource(url=fake.url, **(facts | changed))  # type: ignore[arg-type]
 

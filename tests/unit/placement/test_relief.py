@@ -98,7 +98,7 @@ def test_a_vm_that_alone_exceeds_the_band_stays_and_the_rest_leaves() -> None:
     assert on(answer, "h1") == ["huge"]
     (host,) = answer.above_band
     assert (host.name, host.resource, host.ratio, host.band_ratio) == ("h1", "CPU", 0.875, 0.75)
-    assert host.reasons == ("huge alone uses 0.88, too much for any other host",)
+    assert host.reasons == ("huge alone uses 88 %, too much for any other host",)
     assert answer.objective.status is SolveStatus.OPTIMAL
 
 
@@ -110,7 +110,7 @@ def test_a_host_that_pinned_vms_keep_above_its_band_says_so() -> None:
 
     assert on(answer, "h1") == ["gw"]
     (host,) = answer.above_band
-    assert host.reasons == ("0.81 is used by gw, not movable",)
+    assert host.reasons == ("81 % is used by gw, not movable",)
 
 
 def test_a_vm_with_nowhere_to_go_is_named() -> None:

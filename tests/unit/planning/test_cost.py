@@ -1,7 +1,7 @@
 import pytest
 
 from rebalancer.cluster.inventory import VmState
-from rebalancer.cluster.plan import Confidence
+from rebalancer.cluster.prediction import Confidence
 from rebalancer.planning import cost
 from rebalancer.planning.cost import Line
 from rebalancer.planning.guest import Guest, guest_of

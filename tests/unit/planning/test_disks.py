@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.inventory import Mode, Snapshot, VmState
-from rebalancer.cluster.plan import Confidence
 from rebalancer.cluster.policy import Limits, MigrationPermissions
+from rebalancer.cluster.prediction import Confidence
 from rebalancer.planning import disks
 from rebalancer.planning.cost import Line
 from tests.builders import GIB, IMAGES, MIB, a_disk, a_host, a_policy, a_snapshot, a_vm, with_disks

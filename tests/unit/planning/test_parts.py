@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 from rebalancer.cluster.inventory import HostId, Mode, VmId
-from rebalancer.cluster.plan import (
-    Confidence,
-    MeasuredPart,
-    Migration,
-    MigrationState,
-    Outcome,
-    Part,
-    PredictedPart,
-)
+from rebalancer.cluster.plan import Migration, MigrationState, Outcome
+from rebalancer.cluster.prediction import Confidence, MeasuredPart, Part, PredictedPart
 from rebalancer.planning import cold, disks
 from rebalancer.planning.accuracy import accuracy_of, part_accuracy_of
 from rebalancer.planning.calibration import calibrate

@@ -55,6 +55,15 @@ def test_the_outlook_compares_hosts_before_and_after() -> None:
     assert (h2.vms_before, h2.vms_after) == (0, 1)
 
 
+def test_a_host_that_never_told_its_size_keeps_nobody_from_planning() -> None:
+    silent = a_host("h3", state=HostState.UNKNOWN, cpu_cores=0.0, memory_bytes=0)
+    snapshot = a_snapshot([a_host("h1"), a_host("h2"), silent], [a_vm("db")])
+    plan = a_plan(snapshot, {"db": "h2"})
+
+    assert [migration.vm for migration in plan.migrations] == ["db"]
+    assert (plan.hosts[2].cpu_ratio_after, plan.hosts[2].memory_ratio_after) == (0.0, 0.0)
+
+
 def test_a_vm_waits_for_the_room_that_another_one_leaves() -> None:
     hosts = [a_host(name) for name in ("h1", "h2", "h3")]
     snapshot = a_snapshot(hosts, [big("a", "h1"), big("b", "h2")])

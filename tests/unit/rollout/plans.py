@@ -6,15 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from rebalancer.cluster.inventory import HostId, Mode, VmId
-from rebalancer.cluster.plan import (
-    Confidence,
-    Migration,
-    Plan,
-    Prediction,
-    Priority,
-    Verdict,
-    VerdictKind,
-)
+from rebalancer.cluster.plan import Migration, Plan, Priority, Verdict, VerdictKind
+from rebalancer.cluster.prediction import Confidence, Prediction
 from tests.builders import GIB, MIB, NOON
 
 

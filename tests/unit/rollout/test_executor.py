@@ -18,7 +18,17 @@ from rebalancer.cluster.selection import VmSelector
 from rebalancer.cluster.sites import Rack
 from rebalancer.cluster.windows import Window
 from rebalancer.errors import LockHeldError, PlanRefusedError
-from rebalancer.rollout.driver import Command, SetAutostart, Ticket
+from rebalancer.rollout.driver import (
+    Command,
+    Failed,
+    Look,
+    Pending,
+    Reply,
+    Restore,
+    SetAutostart,
+    Start,
+    Ticket,
+)
 from rebalancer.rollout.events import (
     Event,
     Heartbeat,
@@ -42,6 +52,7 @@ from rebalancer.simulation.simulated_driver import SimulatedDriver
 from rebalancer.simulation.simulated_source import SimulatedSource
 from tests.builders import GIB, MIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.rollout.plans import a_migration, a_plan
+from tests.unit.rollout.ways import STORAGE, Way
 
 S = MigrationState
 HOSTS = (a_host("h1"), a_host("h2"), a_host("h3"))
@@ -487,6 +498,47 @@ def test_a_cold_move_is_not_started_elsewhere_while_its_source_would_start_it_wh
     assert world.states(result) == [S.FAILED_SAFE]
     assert "its autostart on h1 cannot be switched off" in result.outcomes[0].text
     assert world.running_on("vm1") == ("h1",)
+
+
+class StartsLate(SimulatedDriver):
+    """The connection breaks while the target's libvirtd hangs; it starts the guest afterwards."""
+
+    def __init__(self, datacentre: Datacentre) -> None:
+        super().__init__(datacentre)
+        self._world = datacentre
+        self._broken: Ticket | None = None
+
+    def issue(self, command: Command) -> Ticket:
+        if self._broken is not None or not isinstance(command, Start | Restore):
+            return super().issue(command)
+
+        def carried_out() -> None:
+            self._world.ask(command)
+
+        self._world.schedule(2.0, carried_out)
+        self._broken = super().issue(Look(vm=command.vm, hosts=(command.host,)))
+        return self._broken
+
+    def poll(self, ticket: Ticket) -> Reply:
+        reply = super().poll(ticket)
+        if ticket != self._broken or isinstance(reply, Pending):
+            return reply
+        return Failed(text="Cannot recv data: Connection reset by peer", code=38)
+
+
+@pytest.mark.parametrize("way", [Way.COLD, Way.SAVED])
+def test_a_start_whose_answer_broke_off_may_come_late_and_is_waited_for(
+    make_world: MakeWorld, way: Way
+) -> None:
+    hosts = [a_host(name, storage=frozenset({STORAGE})) for name in ("h1", "h2")]
+    world = make_world(hosts=hosts)
+    driver = StartsLate(world.datacentre)
+
+    result = world.roll_out(a_plan(a_migration(**way.plan)), driver=driver)
+    world.clock.sleep(60)
+
+    assert world.states(result) == [S.COMPLETE]
+    assert world.running_on("vm1") == ("h2",)
 
 
 def test_an_error_is_no_outcome(make_world: MakeWorld) -> None:

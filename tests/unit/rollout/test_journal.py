@@ -13,7 +13,8 @@ from typing import NoReturn
 import pytest
 
 from rebalancer.cluster.inventory import HostId
-from rebalancer.cluster.plan import MeasuredPart, MigrationState, Outcome, Part
+from rebalancer.cluster.plan import MigrationState, Outcome
+from rebalancer.cluster.prediction import MeasuredPart, Part
 from rebalancer.errors import JournalError, LockHeldError, PlanRefusedError
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.lease import Owner, is_dead, this_process

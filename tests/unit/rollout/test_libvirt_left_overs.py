@@ -108,3 +108,49 @@ def test_an_image_that_is_based_on_it_keeps_it(connection: Any, file: DiskFile) 
         libvirt_left_overs.remove(
             lv, connection, RemoveLeftOver(vm=VM, host=H1, path=PATH, keep=H2, seen=file)
         )
+
+
+class UnrefreshedPool:
+    """A pool whose newest image was made by `qemu-img`, so that only a refresh shows it."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._is_fresh = False
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802  libvirt's name
+        inside = f"<backingStore><path>{self._base}</path></backingStore>"
+        return f"<pool type='dir'>{inside}</pool>"
+
+    def refresh(self, _flags: int) -> None:
+        self._is_fresh = True
+
+    def listAllVolumes(self, _flags: int) -> list[UnrefreshedPool]:  # noqa: N802
+        return [self] if self._is_fresh else []
+
+    def path(self) -> str:
+        return "/elsewhere/clone.qcow2"
+
+
+class WithAnotherPool:
+    """The test hypervisor, and one pool more."""
+
+    def __init__(self, connection: Any, pool: UnrefreshedPool) -> None:
+        self._connection = connection
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def listAllStoragePools(self, flags: int) -> list[Any]:  # noqa: N802
+        return [*self._connection.listAllStoragePools(flags), self._pool]
+
+
+def test_an_image_that_libvirt_has_not_seen_yet_keeps_its_base(
+    connection: Any, file: DiskFile
+) -> None:
+    host = WithAnotherPool(connection, UnrefreshedPool(PATH))
+
+    found = libvirt_left_overs.look_at(lv, host, LOOK)
+
+    assert isinstance(found, DiskFile)
+    assert found.users == (*file.users, "image /elsewhere/clone.qcow2")

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.inventory import Mode, Vm
-from rebalancer.cluster.plan import (
-    MeasuredPart,
-    Migration,
-    MigrationState,
-    Outcome,
-    Part,
-    PredictedPart,
-)
+from rebalancer.cluster.plan import Migration, MigrationState, Outcome
 from rebalancer.cluster.policy import MigrationPermissions
+from rebalancer.cluster.prediction import MeasuredPart, Part, PredictedPart
 from rebalancer.rollout.executor import Settings, execute
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.records import (

@@ -69,7 +69,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
     file = tmp_path / "pid"
 
     with pytest.raises(PowerSwitchError, match="was killed"):
-        a_switch(1.0, state=f"sleep 600 & echo $! > {file}; wait").state()
+        a_switch(2.0, state=f"sleep 600 & echo $! > {file}; wait").state()
 
     with pytest.raises(ProcessLookupError):
         _signal_until_gone(int(file.read_text()))

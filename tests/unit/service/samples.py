@@ -8,17 +8,16 @@ from typing import Any
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
 from rebalancer.cluster.plan import (
-    Confidence,
     HostOutlook,
     Migration,
     Objective,
     Plan,
-    Prediction,
     Priority,
     SolveStatus,
     Verdict,
     VerdictKind,
 )
+from rebalancer.cluster.prediction import Confidence, Prediction
 from rebalancer.service.config import Settings, load_settings
 from tests.builders import GIB, MIB, NOON
 
@@ -102,7 +101,7 @@ def a_plan(**changed: Any) -> Plan:
         "snapshot_fingerprint": "fedcba9876543210",
         "snapshot_taken_at": NOON - timedelta(seconds=3),
         "verdict": Verdict(
-            kind=VerdictKind.MOVES, text="move 1 VM (4.0 GiB), peak CPU 0.94 → 0.61"
+            kind=VerdictKind.MOVES, text="move 1 VM (4.0 GiB), peak CPU 94 % → 61 %"
         ),
         "objective": an_objective(),
         "hosts": (

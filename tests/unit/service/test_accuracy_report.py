@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rebalancer.cluster.plan import Part
+from rebalancer.cluster.prediction import Part
 from rebalancer.planning.accuracy import Errors, PartAccuracy
 from rebalancer.planning.parts import LearnedPart
 from rebalancer.service.accuracy_report import learned_part_blocks, part_accuracy_blocks

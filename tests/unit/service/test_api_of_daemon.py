@@ -17,7 +17,7 @@ import pytest
 
 from rebalancer.errors import ExitCode
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 CONFIG = """\
 schema_version: 1
 cluster: test

@@ -172,7 +172,9 @@ def test_sites_and_links_are_those_of_a_snapshot(config: WriteConfig) -> None:
 schema_version: 1
 hosts: [{name: h1, uri: test:///default, site: kyoto}]
 sites: [{name: tokyo, energy_price_per_kwh: 0.2, latency_ms: {kyoto: 9}}]
-links: [{name: wan, bytes_per_second: 1.25e8, between: [tokyo, kyoto]}]
+links:
+  - {name: wan, bytes_per_second: 1.25e8, between: [tokyo, kyoto]}
+  - {name: dark, bytes_per_second: 1Gbit/s, between: [kyoto, tokyo]}
 """
         )
     )
@@ -183,6 +185,7 @@ links: [{name: wan, bytes_per_second: 1.25e8, between: [tokyo, kyoto]}]
     )
     assert links_of(settings) == (
         Link(name="wan", bytes_per_second=1.25e8, between=("tokyo", "kyoto")),
+        Link(name="dark", bytes_per_second=1.25e8, between=("kyoto", "tokyo")),
     )
 
 

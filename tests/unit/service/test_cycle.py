@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from rebalancer.cluster.inventory import HostState, HugepagePool, Snapshot
 from rebalancer.cluster.plan import Plan, VerdictKind
-from rebalancer.cluster.policy import MigrationPermissions, Policy
+from rebalancer.cluster.policy import Headroom, MigrationPermissions, Overcommit, Policy
 from rebalancer.cluster.rules import Ban, Fence
 from rebalancer.cluster.selection import HostSelector, VmSelector
+from rebalancer.cluster.sites import Link, Site
 from rebalancer.cluster.windows import Window
 from rebalancer.errors import ExitCode
 from rebalancer.service import exit_codes
@@ -40,6 +41,73 @@ def test_an_objective_that_the_plan_does_not_reach_is_not_told() -> None:
     assert plan.verdict.kind is VerdictKind.BLOCKED
     assert plan.objective is None
     assert DOES_LESS in plan.explanation.notes
+
+
+def two_sites() -> Snapshot:
+    """A full host at home, one with some room, and an empty one behind a link that is too slow."""
+    hosts = [
+        a_host("h1", site="home", nic_bytes_per_second=1.25e9),
+        a_host("h2", site="home", nic_bytes_per_second=1.25e9),
+        a_host("h3", site="away", nic_bytes_per_second=1.25e9),
+    ]
+    # Too large and too busy for the link, so that only small ones get there in time.
+    large = [
+        a_vm(f"large{k}", memory_bytes=16 * GIB, cpu_used_cores=7.0, vcpus=8) for k in range(2)
+    ]
+    small = [a_vm(f"small{k}", on="h2", cpu_used_cores=1.0) for k in range(6)]
+    link = Link(name="wan", bytes_per_second=20e6, between=("home", "away"))
+    sites = [Site(name="home"), Site(name="away")]
+    return a_snapshot(hosts, [*large, *small], sites=sites, links=[link])
+
+
+def test_the_rest_is_placed_anew_where_a_vm_cannot_get_where_it_would_be_best() -> None:
+    permitted = MigrationPermissions(max_duration_seconds=900.0)
+
+    plan = planned(two_sites(), a_policy(migration=permitted))
+
+    assert plan.explanation.notes[0].startswith(
+        "searched again without what cannot be carried out: large"
+    )
+    assert DOES_LESS not in plan.explanation.notes
+    assert plan.objective is not None
+    moved = {migration.vm: migration.target for migration in plan.migrations}
+    # Small VMs make room at home for a large one; without that, they would only fill the other.
+    assert "h3" not in {target for vm, target in moved.items() if vm.startswith("large")}
+    fullest = max(host.cpu_ratio_after for host in plan.hosts)
+    assert fullest < max(host.cpu_ratio_before for host in plan.hosts)
+
+
+def test_a_vm_that_gets_to_no_better_place_is_listed_with_what_was_found_first() -> None:
+    snapshot = two_sites()
+    pinned = Ban(
+        name="not here", vms=VmSelector(names=("large*",)), hosts=HostSelector(names=("h2",))
+    )
+    permitted = MigrationPermissions(max_duration_seconds=900.0)
+
+    plan = planned(snapshot, a_policy(pinned, migration=permitted))
+
+    (why,) = {"; ".join(one.reasons) for one in plan.unmoved if one.vm.startswith("large")}
+    assert "a duration of " in why
+    assert "no way to" not in why
+
+
+def test_a_drain_tells_what_really_keeps_a_vm_from_leaving_and_no_rule_that_nobody_wrote() -> None:
+    slow = 20e6
+    hosts = [
+        a_host("h1", state=HostState.DRAINING, nic_bytes_per_second=slow),
+        a_host("h2", nic_bytes_per_second=slow),
+        a_host("h3", nic_bytes_per_second=slow),
+    ]
+    vms = [a_vm("large", memory_bytes=32 * GIB), a_vm("small", memory_bytes=1 * GIB)]
+    permitted = MigrationPermissions(max_duration_seconds=600.0)
+
+    plan = planned(a_snapshot(hosts, vms), a_policy(migration=permitted))
+
+    assert [one.vm for one in plan.migrations] == ["small"]
+    (large,) = plan.unmoved
+    assert any("a duration of " in reason for reason in large.reasons)
+    told = [*large.reasons, *(one.text for one in plan.explanation.conflicts)]
+    assert not any("no way to" in text for text in told)
 
 
 def test_an_objective_that_the_plan_reaches_is_told() -> None:
@@ -114,13 +182,51 @@ def test_a_drain_of_the_only_host_says_that_there_is_no_other() -> None:
 
 def test_a_promise_that_stays_broken_is_in_the_verdict_though_all_is_balanced() -> None:
     hosts = [a_host("h1", memory_bytes=8 * GIB), a_host("h2", memory_bytes=8 * GIB)]
-    vms = [a_vm(f"v{k}", on=f"h{k}", memory_bytes=9 * GIB) for k in (1, 2)]
+    vms = [a_vm(f"v{k}", on=f"h{k}", memory_bytes=8 * GIB) for k in (1, 2)]
+    headroom = Headroom(cpu_ratio=0.0, memory_ratio=0.05, host_failures=0)
 
-    plan = planned(a_snapshot(hosts, vms), a_policy())
+    plan = planned(a_snapshot(hosts, vms), a_policy(headroom=headroom))
 
     assert plan.migrations == ()
     assert plan.verdict.text.startswith("balanced: ")
     assert plan.verdict.text.endswith("; still broken: memory of h1, memory of h2")
+    assert exit_codes.for_plan(plan) == ExitCode.SUCCESS
+
+
+def test_memory_that_is_promised_twice_is_told_first_and_not_called_balanced() -> None:
+    hosts = [a_host("h1", memory_bytes=8 * GIB), a_host("h2", memory_bytes=8 * GIB)]
+    vms = [a_vm("v1", memory_bytes=9 * GIB), a_vm("v2", on="h2", memory_bytes=12 * GIB)]
+
+    plan = planned(a_snapshot(hosts, vms), a_policy())
+
+    assert plan.verdict.kind is VerdictKind.BLOCKED
+    assert plan.verdict.text.startswith(
+        "blocked: more memory is promised than there is on h2 (150 %), h1 (112 %), and no move was "
+        "found that mends it; "
+    )
+    assert exit_codes.for_plan(plan) == ExitCode.BLOCKED
+
+
+def test_memory_that_stays_promised_twice_is_told_beside_the_moves() -> None:
+    hosts = [a_host("h1", memory_bytes=8 * GIB), a_host("h2"), a_host("h3")]
+    vms = [a_vm("huge", memory_bytes=100 * GIB, movable=False)]
+    busy = [a_vm(f"v{k}", on="h2", cpu_used_cores=5.0, vcpus=8) for k in range(3)]
+
+    plan = planned(a_snapshot(hosts, [*vms, *busy]), a_policy())
+
+    assert plan.migrations
+    assert "; more memory stays promised than there is on h1 (1250 %)" in plan.verdict.text
+    assert exit_codes.for_plan(plan) == ExitCode.BLOCKED
+
+
+def test_memory_that_the_policy_lets_hosts_promise_twice_is_no_fault() -> None:
+    hosts = [a_host("h1", memory_bytes=8 * GIB), a_host("h2", memory_bytes=8 * GIB)]
+    vms = [a_vm(f"v{k}", on=f"h{k}", memory_bytes=9 * GIB) for k in (1, 2)]
+
+    plan = planned(a_snapshot(hosts, vms), a_policy(overcommit=Overcommit(memory=1.5)))
+
+    assert plan.verdict.kind is VerdictKind.BALANCED
+    assert exit_codes.for_plan(plan) == ExitCode.SUCCESS
 
 
 def test_a_plan_keeps_what_the_placement_says_of_itself() -> None:

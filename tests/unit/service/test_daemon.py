@@ -43,7 +43,7 @@ def test_it_waits_until_unevenness_has_lasted_then_moves_then_rests(make_world: 
 
     assert [verdict.split(":")[0] for verdict in verdicts[:2]] == ["waiting", "waiting"]
     assert "seen in 2 of 3 cycles in a row" in verdicts[1]
-    assert verdicts[2].startswith("moved 2 VMs, peak CPU 0.94 → 0.56")
+    assert verdicts[2].startswith("moved 2 VMs, peak CPU 94 % → 56 %")
     assert [verdict.split(":")[0] for verdict in verdicts[3:]] == ["balanced", "balanced"]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rebalancer.cluster.inventory import Host, HostState, Snapshot
+from rebalancer.cluster.policy import Overcommit
 from rebalancer.cluster.rules import Fence, Spread
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.collect.host_check import HostCheck
@@ -346,6 +347,30 @@ def test_a_name_for_two_vms() -> None:
 
 def seen(hosts: Sequence[Host], **vm: Any) -> Snapshot:
     return a_snapshot(hosts, [a_vm("db", on="h1", **vm)])
+
+
+def test_memory_that_is_promised_twice_is_warned_of_unless_a_policy_allows_it() -> None:
+    hosts = [a_host("h1", memory_bytes=8 * GIB), a_host("h2")]
+    snapshot = seen(hosts, memory_bytes=9 * GIB)
+    allowing = {"p.yaml": a_policy(overcommit=Overcommit(memory=1.5))}
+
+    warning = the_one(facts(snapshot=snapshot))
+    (note,) = found(facts(snapshot=snapshot, in_force=allowing), "memory")
+    (fine,) = found(facts(snapshot=seen([a_host("h1"), a_host("h2")])), "memory")
+
+    assert warning.text == "more is promised to guests than there is on h1 (112 %)"
+    assert "the kernel ends one of them" in warning.todo
+    assert exit_code(diagnose(facts(snapshot=snapshot))) is ExitCode.PARTIAL
+    assert (note.level, note.text[-20:]) == (Level.NOTE, ", as a policy allows")
+    assert fine.level is Level.OK
+
+
+def test_what_a_host_that_is_down_is_said_to_run_promises_nothing() -> None:
+    hosts = [a_host("h1", memory_bytes=8 * GIB, state=HostState.DOWN), a_host("h2")]
+
+    (fine,) = found(facts(snapshot=seen(hosts, memory_bytes=9 * GIB)), "memory")
+
+    assert fine.level is Level.OK
 
 
 def test_cpus_that_differ_matter_to_vms_that_see_them() -> None:

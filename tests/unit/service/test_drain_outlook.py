@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode
-from rebalancer.cluster.plan import Migration, Plan, Prediction, Priority, Unmoved
+from rebalancer.cluster.plan import Migration, Plan, Priority, Unmoved
 from rebalancer.cluster.policy import MigrationPermissions
+from rebalancer.cluster.prediction import Prediction
 from rebalancer.cluster.rules import Fence, Pin
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.cluster.windows import Window

@@ -19,7 +19,7 @@ STUCK = AboveBand(
     resource="CPU",
     ratio=0.88,
     band_ratio=0.75,
-    reasons=("huge alone uses 0.88, too much for any other host",),
+    reasons=("huge alone uses 88 %, too much for any other host",),
 )
 MOVEMENT = LaterTier(tier=2, goals=("movement",), before=0.0, after=0.5, bound=0.5)
 
@@ -66,7 +66,7 @@ def test_the_verdict_names_a_host_that_stays_above_its_band() -> None:
     moving = judge(*facts, a_plan(above_band=(STUCK, STUCK)))
     still = judge(*facts, a_plan(migrations=(), above_band=(STUCK,)))
 
-    stays = "h1 stays at 0.88 CPU, above 0.75: huge alone uses 0.88, too much for any other host"
+    stays = "h1 stays at 88 % CPU, above 75 %: huge alone uses 88 %, too much for any other host"
     assert stays in moving.text
     assert moving.text.endswith("(and 1 other host above the band)")
     assert still.kind is VerdictKind.NO_GAIN

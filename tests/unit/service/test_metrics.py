@@ -145,14 +145,14 @@ def test_a_cycle_under_way_is_told_until_it_ends() -> None:
 @pytest.mark.parametrize(
     ("verdict", "result"),
     [
-        ("balanced: the fullest host is at 0.5", CycleResult.BALANCED),
+        ("balanced: the fullest host is at 50 %", CycleResult.BALANCED),
         ("balanced as far as can be: …", CycleResult.BALANCED),
         ("no gain: 3 moves would pay back after 2 h", CycleResult.NO_GAIN),
         ("waiting: seen in 1 of 3 cycles in a row; then move 2 VMs", CycleResult.WAITING),
         ("recommended: move 2 VMs", CycleResult.RECOMMENDED),
         ("plan only: Prometheus does not answer (move 2 VMs)", CycleResult.PLAN_ONLY),
         ("paused by root@mgmt1 since … (else: move 2 VMs)", CycleResult.PAUSED),
-        ("moved 6 VMs, peak CPU 0.91 → 0.73", CycleResult.MOVED),
+        ("moved 6 VMs, peak CPU 91 % → 73 %", CycleResult.MOVED),
         ("moved 4 of 6 VMs (…): …", CycleResult.MOVED),
         ("stopped while VMs were being moved: …", CycleResult.STOPPED),
         ("blocked: cannot move vm1", CycleResult.BLOCKED),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rebalancer.cluster.inventory import HostState
 from rebalancer.cluster.policy import GeographyCriterion, GeographyGoal, Headroom, PowerGoal
 from rebalancer.cluster.rules import Spread
 from rebalancer.cluster.selection import VmSelector
 from rebalancer.cluster.sites import Site
 from rebalancer.service.notes import notes_on
-from tests.builders import a_host, a_policy, a_snapshot
+from tests.builders import a_host, a_policy, a_snapshot, a_vm
 
 TOKYO = Site(name="tokyo", latency_seconds={"users-jp": 0.005}, energy_price_per_kwh=0.2)
 CLUSTER = a_snapshot([a_host("h1", site="tokyo"), a_host("h2", site="tokyo")], sites=[TOKYO])
@@ -19,6 +20,22 @@ def test_a_policy_that_fits_has_no_notes() -> None:
     policy = a_policy(goals=(near, cheap, PowerGoal(min_awake=2)))
 
     assert notes_on(CLUSTER, policy) == ()
+
+
+def test_hosts_whose_vms_nobody_can_look_after_are_noted() -> None:
+    hosts = [
+        a_host("h1"),
+        a_host("h2", state=HostState.DOWN),
+        a_host("h3", state=HostState.UNKNOWN, state_reason="no route to host"),
+        a_host("h4", state=HostState.DOWN),
+        a_host("h5", state=HostState.MAINTENANCE),
+    ]
+    vms = [a_vm(f"v{k}", on=f"h{k}") for k in (1, 2, 3, 5)] + [a_vm("w", on="h3")]
+
+    assert notes_on(a_snapshot(hosts, vms), a_policy()) == (
+        "h2 is down: its VM is left out of this plan",
+        "h3 did not answer (no route to host): its 2 VMs are left out of this plan",
+    )
 
 
 def test_more_failures_than_hosts_are_noted() -> None:

@@ -13,22 +13,19 @@ from hypothesis import strategies as st
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
 from rebalancer.cluster.plan import (
-    Confidence,
     HostOutlook,
     Migration,
     Objective,
-    Part,
     Plan,
     PowerAction,
     PowerStep,
-    PredictedPart,
-    Prediction,
     Priority,
     SolveStatus,
     Unmoved,
     Verdict,
     VerdictKind,
 )
+from rebalancer.cluster.prediction import Confidence, Part, PredictedPart, Prediction
 from rebalancer.cluster.rules import Violation
 from rebalancer.errors import InvalidFileError, UsageError
 from rebalancer.service.plan_file import plan_of_text, plan_to_json, read_plan, write_plan

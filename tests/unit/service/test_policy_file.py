@@ -295,6 +295,15 @@ def test_an_unknown_key_is_told_with_its_line_and_the_key_that_was_meant(
     ]
 
 
+def test_days_that_are_no_list_are_told_with_what_they_should_be(policy: WritePolicy) -> None:
+    window = 'migration: {windows: [{days: mon-fri, from: "22:00", to: "05:00"}]}\n'
+
+    assert faults(policy(window)) == [
+        '3: migration.windows[0].days: "mon-fri" is not a list of days; expected such as [mon, '
+        "tue, wed, thu, fri]"
+    ]
+
+
 def test_everything_wrong_with_single_values_is_told_at_once(policy: WritePolicy) -> None:
     found = faults(
         policy(

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from rebalancer.cluster.inventory import HostId, HostState, Mode, VmId
 from rebalancer.cluster.plan import (
-    Confidence,
     MigrationState,
     Outcome,
     Plan,
@@ -19,6 +18,7 @@ from rebalancer.cluster.plan import (
     Verdict,
     VerdictKind,
 )
+from rebalancer.cluster.prediction import Confidence
 from rebalancer.cluster.rules import Violation
 from rebalancer.service.account import HistoryRow, HostNote, RunningRow, Status
 from rebalancer.service.config import EffectiveSetting
@@ -65,7 +65,7 @@ def plan_text(plan: Plan, console: Console | None = None, wide: bool = False) ->
 def test_the_verdict_is_first_and_how_to_go_on_is_last() -> None:
     lines = plan_text(a_plan()).splitlines()
 
-    assert lines[0] == "move 1 VM (4.0 GiB), peak CPU 0.94 → 0.61"
+    assert lines[0] == "move 1 VM (4.0 GiB), peak CPU 94 % → 61 %"
     assert lines[-2] == "to apply: rebalancer apply plan.json"
     assert lines[-1] == "valid until 2026-11-24 12:00:00 UTC"
 
@@ -177,13 +177,25 @@ def test_what_stays_what_is_mended_and_what_sleeps_is_told() -> None:
     assert "sleep" in text
 
 
+def test_memory_that_stays_promised_twice_comes_with_what_it_threatens() -> None:
+    short = Violation(rule="memory of h1", text="h1 would need 9.0 GiB and may use 8.0 GiB")
+    over = an_outlook("h1", memory_ratio_before=1.12, memory_ratio_after=1.12)
+    allowed = an_outlook("h2", memory_ratio_before=1.3, memory_ratio_after=1.3)
+
+    told = plan_text(a_plan(hosts=(over, allowed), violations_after=(short,)))
+    untold = plan_text(a_plan(hosts=(allowed,)))
+
+    assert "the kernel ends one of them" in " ".join(told.split())
+    assert "the kernel ends one of them" not in " ".join(untold.split())
+
+
 def test_a_balanced_cluster_has_nothing_to_apply() -> None:
-    verdict = Verdict(kind=VerdictKind.BALANCED, text="balanced: the fullest host is at 0.61")
+    verdict = Verdict(kind=VerdictKind.BALANCED, text="balanced: the fullest host is at 61 %")
     plan = a_plan(verdict=verdict, objective=None, migrations=(), makespan_seconds=0.0)
 
     text = plan_text(plan)
 
-    assert text.startswith("balanced: the fullest host is at 0.61")
+    assert text.startswith("balanced: the fullest host is at 61 %")
     assert "apply" not in text
     assert "Steps" not in text
 
@@ -339,6 +351,16 @@ def test_a_snapshot_is_summed_up_with_what_is_doubtful() -> None:
     assert "1 VM cannot be moved" in text
 
 
+def test_a_snapshot_tells_which_hosts_promise_more_memory_than_they_have() -> None:
+    hosts = [a_host("h1", memory_bytes=8 * GIB), a_host("h2", memory_bytes=8000 * GIB)]
+    vms = [a_vm("a", memory_bytes=9 * GIB), a_vm("b", on="h2", memory_bytes=8001 * GIB)]
+    console = pipe()
+
+    render_snapshot_summary(a_snapshot(hosts, vms), Format.TABLE, console)
+
+    assert "than there is on h1 (112 %), h2 (100.01 %)" in " ".join(text_of(console).split())
+
+
 def test_history_counts_how_migrations_ended() -> None:
     row = HistoryRow(
         rollout="r1",
@@ -348,7 +370,7 @@ def test_history_counts_how_migrations_ended() -> None:
         started_at=NOON,
         finished_at=NOON + timedelta(seconds=100),
         states=(MigrationState.COMPLETE, MigrationState.COMPLETE, MigrationState.SKIPPED),
-        text="peak CPU 0.94 → 0.61",
+        text="peak CPU 94 % → 61 %",
     )
     console = pipe()
 

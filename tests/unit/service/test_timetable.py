@@ -35,7 +35,7 @@ def timetable(fired: queue.SimpleQueue[str]) -> Iterator[Timetable]:
     timetable = Timetable(fired.put)
     timetable.plan({DUTY.name: DUTY}, every(3600.0))
     timetable.start()
-    assert fired.get(timeout=10) == DUTY.name
+    assert fired.get(timeout=60) == DUTY.name
     yield timetable
     timetable.stop()
 

@@ -72,7 +72,7 @@ def test_moves_are_counted_and_their_effect_told() -> None:
 
     assert said.kind is VerdictKind.MOVES
     assert said.text.startswith("move 1 VM (")
-    assert said.text.endswith("peak CPU 0.91 → 0.73")
+    assert said.text.endswith("peak CPU 91 % → 73 %")
 
 
 def test_vms_that_cannot_leave_a_draining_host_are_named() -> None:

@@ -6,17 +6,16 @@ from typing import Any
 
 from rebalancer.cluster.inventory import HostId, Mode, Snapshot, VmId
 from rebalancer.cluster.plan import (
-    Confidence,
     Migration,
     MigrationState,
     Outcome,
     Plan,
-    Prediction,
     Priority,
     Unmoved,
     Verdict,
     VerdictKind,
 )
+from rebalancer.cluster.prediction import Confidence, Prediction
 from rebalancer.cluster.rules import Violation
 from rebalancer.simulation.expectations import Between, Expectations, check
 from tests.builders import GIB, NOON, a_host, a_snapshot, a_vm
