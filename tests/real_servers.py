@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.lab.deadline import wait_until
 
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _END_SECONDS = 20.0
 
 

@@ -39,7 +39,7 @@ _KERNEL_OPTIONS = (
     "pti=on",
 )
 
-_COMMAND_SECONDS = 30
+_COMMAND_SECONDS = 60
 _COMMAND_RETRY_SECONDS = 1.0
 _REMOVE_SECONDS = 30
 # A kernel and the agent need about 62 MiB; below 80 MiB the kernel does not even boot.

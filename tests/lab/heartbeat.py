@@ -44,17 +44,22 @@ class Beat:
     disk_mismatches: int
     """How often a block read from the guest's disk was not what it had written there."""
 
+    clock_seconds: float
+    """The guest's own clock. It stops with the guest, and goes on while the guest only waits for
+    a CPU of a busy machine."""
+
     @classmethod
     def parse(cls, text: str) -> Beat:
         """Read what `guest/agent.c` sends."""
         try:
-            _, guest, boot_id, sequence, dirtied_pages, disk_mismatches = text.split(" ")
+            _, guest, boot_id, sequence, dirtied_pages, disk_mismatches, clock = text.split(" ")
             return cls(
                 guest=guest,
                 boot_id=boot_id,
                 sequence=int(sequence),
                 dirtied_pages=int(dirtied_pages),
                 disk_mismatches=int(disk_mismatches),
+                clock_seconds=int(clock) / 1000,
             )
         except ValueError as error:
             raise LabError(f"not a heartbeat: {text!r}") from error
@@ -70,6 +75,11 @@ class HeartbeatReport:
     beats: int
     longest_gap_seconds: float
     """Between two beats, from the mark to the first, or from the last until now."""
+
+    longest_stop_seconds: float
+    """Between two beats, the last one before the mark included, by how much the guest's clock fell
+    behind: so long it was stopped. What it waited for a CPU does not count, nor what it was cut
+    off: those are in the gaps."""
 
     lost_beats: int
     """Sequence numbers that were sent and never heard."""
@@ -130,6 +140,7 @@ class HeartbeatRecorder:
         self._last_words = last_words
         self._lock = threading.Lock()
         self._last: Beat | None = None
+        self._last_received_seconds = 0.0
         self._beats_ever = 0
         self._start(time.time() if now_seconds is None else now_seconds)
 
@@ -137,6 +148,7 @@ class HeartbeatRecorder:
         self._marked_seconds = now_seconds
         self._heard_seconds = now_seconds
         self._longest_gap_seconds = 0.0
+        self._longest_stop_seconds = 0.0
         self._beats = 0
         self._repeated = 0
         self._boots: dict[str, _Boot] = {}
@@ -166,8 +178,17 @@ class HeartbeatRecorder:
                 self._boots[beat.boot_id] = _Boot(beat.sequence)
             elif not boot.hear(beat.sequence):
                 self._repeated += 1
-            self._last = beat
+            stop_seconds = self._stop_before(beat, received_seconds)
+            self._longest_stop_seconds = max(self._longest_stop_seconds, stop_seconds)
+            self._last, self._last_received_seconds = beat, received_seconds
             self._beats_ever += 1
+
+    def _stop_before(self, beat: Beat, received_seconds: float) -> float:
+        last = self._last
+        if last is None or last.boot_id != beat.boot_id:
+            return 0.0
+        passed_seconds = received_seconds - self._last_received_seconds
+        return passed_seconds - (beat.clock_seconds - last.clock_seconds)
 
     def report(self, *, now_seconds: float | None = None) -> HeartbeatReport:
         """Say what was heard since the mark."""
@@ -177,12 +198,13 @@ class HeartbeatRecorder:
                 seconds=now - self._marked_seconds,
                 beats=self._beats,
                 longest_gap_seconds=max(self._longest_gap_seconds, now - self._heard_seconds),
+                longest_stop_seconds=self._longest_stop_seconds,
                 lost_beats=sum(boot.lost for boot in self._boots.values()),
                 repeated_beats=self._repeated,
                 boots=len(self._boots),
             )
 
-    def wait_for_beat(self, *, within_seconds: float = 60) -> Beat:
+    def wait_for_beat(self, *, within_seconds: float = 120) -> Beat:
         """Wait for the next beat, that is, for the guest to run."""
         before = self._beats_ever
         try:

@@ -41,8 +41,9 @@ def test_it_sees_waits_moves_and_rests_without_anybody(lab: Lab, tmp_path: Path)
         assert all(verdict.startswith(RESTS) for verdict in story.rested[-3:]), story.rested
         assert story.spread_after < story.spread_before
         assert story.completed >= 1
-        assert set(story.history[0]["states"]) == {"complete"}
-        assert len(story.history) == 1, "it moved once, and rested"
+        assert all(set(rollout["states"]) == {"complete"} for rollout in story.history)
+        # What a first plan left may be mended by a second one, when the load is better known.
+        assert len(set(story.moved_vms)) == len(story.moved_vms), "none moved twice"
         assert story.exit_code == ExitCode.TERMINATED
         for guest in guests:
             assert len(guest.hosts_running()) == 1

@@ -75,7 +75,7 @@ def test_a_live_migration_that_cannot_converge_is_called_off(
         clock=site.clock,
         journal=site.journal,
         snapshot=snapshot,
-        settings=Settings(times=replace(TIMES, stall_seconds=5.0, least_deadline_seconds=45.0)),
+        settings=Settings(times=replace(TIMES, stall_seconds=5.0, least_deadline_seconds=30.0)),
     )
     guest.heartbeat.wait_for_beat()
 

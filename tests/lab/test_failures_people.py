@@ -51,9 +51,11 @@ def virsh(host: LabHost, *words: str) -> None:
 
 
 @contextmanager
-def migrated_by_hand(guest: LabGuest, source: LabHost, target: LabHost) -> Iterator[None]:
+def migrated_by_hand(
+    guest: LabGuest, source: LabHost, target: LabHost, *, mib_per_second: int = 8
+) -> Iterator[None]:
     """An administrator's own migration, under way as the block begins; in the end it is over."""
-    slowly = ("--bandwidth", "8")
+    slowly = ("--bandwidth", str(mib_per_second))
     command = ["virsh", "-c", source.uri, "migrate", *AS_WE_DO, *slowly, guest.name, target.uri]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         wait_until(
@@ -194,16 +196,16 @@ def test_a_migration_by_hand_takes_its_place_among_those_of_its_host(
     taken: list[float | None] = []
 
     def look() -> Snapshot:
-        seen = eyes.observe()
-        taken.extend(vm.migrating_bytes_per_second for vm in seen.vms if vm.is_migrating)
-        return seen
+        found = eyes.observe()
+        taken.extend(vm.migrating_bytes_per_second for vm in found.vms if vm.is_migrating)
+        return found
 
     def watch(event: Event) -> None:
         if isinstance(event, MigrationStarted):
             at_once.append(theirs.hosts_running() != (third,))
 
-    with migrated_by_hand(theirs, source, third):
-        first = eyes.observe()
+    with migrated_by_hand(theirs, source, third, mib_per_second=4):
+        first = look()
         seen = [(vm.name, vm.migrating_to) for vm in first.vms if vm.is_migrating]
         assert seen == [(theirs.name, third.name)]
         result = site.roll_out(

@@ -8,8 +8,15 @@ from tests.lab.errors import LabError
 from tests.lab.heartbeat import Beat, HeartbeatRecorder
 
 
-def a_beat(sequence: int, *, boot_id: str = "b00") -> Beat:
-    return Beat(guest="vm1", boot_id=boot_id, sequence=sequence, dirtied_pages=0, disk_mismatches=0)
+def a_beat(sequence: int, *, boot_id: str = "b00", clock_seconds: float = 0) -> Beat:
+    return Beat(
+        guest="vm1",
+        boot_id=boot_id,
+        sequence=sequence,
+        dirtied_pages=0,
+        disk_mismatches=0,
+        clock_seconds=clock_seconds,
+    )
 
 
 def a_recorder(*beats: tuple[float, Beat]) -> HeartbeatRecorder:
@@ -41,6 +48,24 @@ def test_a_gap_that_began_before_the_mark_counts_from_the_mark() -> None:
     recorder.record(a_beat(1), received_seconds=8)
 
     assert recorder.report(now_seconds=8).longest_gap_seconds == 3
+
+
+def test_a_guest_whose_clock_went_on_in_a_gap_was_not_stopped_in_it() -> None:
+    starved = a_recorder((1, a_beat(0, clock_seconds=11)), (9, a_beat(1, clock_seconds=19)))
+    stopped = a_recorder((1, a_beat(0, clock_seconds=11)), (9, a_beat(1, clock_seconds=12)))
+
+    assert starved.report(now_seconds=9).longest_gap_seconds == 8
+    assert starved.report(now_seconds=9).longest_stop_seconds == 0
+    assert stopped.report(now_seconds=9).longest_stop_seconds == 7
+
+
+def test_a_stop_just_after_the_mark_is_seen_and_a_boot_is_none() -> None:
+    recorder = a_recorder((1, a_beat(0, clock_seconds=11)))
+    recorder.mark(now_seconds=1.1)
+    recorder.record(a_beat(1, clock_seconds=11.5), received_seconds=4.5)
+    recorder.record(a_beat(0, boot_id="b01", clock_seconds=3), received_seconds=60)
+
+    assert recorder.report(now_seconds=60).longest_stop_seconds == 3
 
 
 def test_beats_that_never_arrived_are_lost() -> None:
@@ -91,7 +116,7 @@ def test_a_guest_that_was_never_heard_did_not_run_through() -> None:
 
 
 def test_the_agents_words_are_understood() -> None:
-    beat = Beat.parse("beat vm1 00d1e7c0ffee1234 17 4096 0")
+    beat = Beat.parse("beat vm1 00d1e7c0ffee1234 17 4096 0 12345")
 
     assert beat == Beat(
         guest="vm1",
@@ -99,6 +124,7 @@ def test_the_agents_words_are_understood() -> None:
         sequence=17,
         dirtied_pages=4096,
         disk_mismatches=0,
+        clock_seconds=12.345,
     )
 
 

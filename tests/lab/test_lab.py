@@ -171,8 +171,23 @@ def test_a_cut_link_silences_host_and_guests_until_it_is_restored(guest: LabGues
     guest.heartbeat.wait_for_beat()
     report = guest.heartbeat.report()
     assert report.longest_gap_seconds > 1
+    assert report.longest_stop_seconds < report.longest_gap_seconds / 2, "it ran all the time"
     assert report.lost_beats > 0
     assert not report.restarted
+
+
+def test_a_guest_that_is_paused_is_heard_to_have_been_stopped(guest: LabGuest) -> None:
+    (host,) = guest.hosts_running()
+    guest.heartbeat.mark()
+
+    with host.connect() as connection:
+        domain = connection.lookupByUUIDString(guest.uuid)
+        domain.suspend()
+        time.sleep(2)
+        domain.resume()
+    guest.heartbeat.wait_for_beat()
+
+    assert guest.heartbeat.report().longest_stop_seconds > 1.5
 
 
 def test_a_shaped_link_slows_a_migration_down(guest: LabGuest) -> None:

@@ -1,7 +1,7 @@
 """The command, from snapshot to drain, on real hosts with real guests.
 
 Six guests under load are all on the first host. `apply` spreads them by live migration; a drain
-empties a host. Nobody restarts, nobody stands still for longer than was printed beforehand plus
+empties a host. Nobody restarts, nobody is stopped for longer than was printed beforehand plus
 one second, and at the end everybody runs exactly once.
 """
 
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from tests.lab.cluster import Lab
     from tests.lab.guest import LabGuest
 
-pytestmark = [pytest.mark.lab, pytest.mark.alone]
+pytestmark = pytest.mark.lab
 
-GAP_ALLOWED_SECONDS = 1.0
-"""What a guest may stand still for beyond the prediction: this machine has two busy cores."""
+STOP_ALLOWED_SECONDS = 1.0
+"""What a guest may be stopped for beyond the prediction, by its own clock."""
+SILENCE_ALLOWED_SECONDS = 10.0
+"""What it may be silent for beyond that: it waits for its turn on a small machine, too."""
 
-# CPU load and megabytes written a second: six guests that differ, at one core in all.
-LOADS = ((0.30, 0.0), (0.25, 1e6), (0.20, 2e6), (0.15, 3e6), (0.10, 5e6), (0.05, 8e6))
+# CPU load and megabytes written a second: six guests that differ. With what emulation costs they
+# use one core in all, so that there is CPU left for migrations.
+LOADS = ((0.18, 0.0), (0.15, 1e6), (0.12, 2e6), (0.09, 3e6), (0.06, 5e6), (0.03, 8e6))
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def places(guests: Sequence[LabGuest]) -> list[int]:
 
 
 def assert_unbroken(guests: Sequence[LabGuest], plan: dict[str, Any]) -> None:
-    """Nobody restarted; nobody stood still for longer than predicted, by more than is allowed."""
+    """Nobody restarted; nobody was stopped for longer than predicted, by more than is allowed."""
     predicted = {
         migration["vm"]: migration["predicted"]["downtime_seconds"]
         for migration in plan["migrations"]
@@ -70,10 +73,12 @@ def assert_unbroken(guests: Sequence[LabGuest], plan: dict[str, Any]) -> None:
     for guest in guests:
         heard = guest.heartbeat.report()
         assert heard.ran_through, (guest.name, heard)
-        limit = predicted.get(guest.uuid, 0.0) + GAP_ALLOWED_SECONDS
-        assert heard.longest_gap_seconds <= limit, (guest.name, heard, limit)
+        limit = predicted.get(guest.uuid, 0.0) + STOP_ALLOWED_SECONDS
+        assert heard.longest_stop_seconds <= limit, (guest.name, heard, limit)
+        assert heard.longest_gap_seconds <= limit + SILENCE_ALLOWED_SECONDS, (guest.name, heard)
 
 
+@pytest.mark.alone  # what guests get of the CPU is balanced
 def test_guests_are_spread_and_a_host_is_drained(
     rebalancer: Rebalancer, guests: Sequence[LabGuest], lab: Lab, tmp_path: Path
 ) -> None:
@@ -113,8 +118,6 @@ def test_guests_are_spread_and_a_host_is_drained(
 def test_one_unreachable_host_is_unknown_and_the_others_are_planned_for(
     rebalancer: Rebalancer, lab: Lab, tmp_path: Path
 ) -> None:
-    text = rebalancer.config.read_text().replace("timeout_seconds: 60", "timeout_seconds: 10")
-    rebalancer.config.write_text(text)
     lab.hosts[2].kill_libvirtd()
 
     said = rebalancer("snapshot", "-o", tmp_path / "snapshot.json", ends_with=ExitCode.NOT_OBSERVED)

@@ -227,9 +227,9 @@ def test_a_guest_with_disks_that_writes_too_fast_is_paused_to_finish(
     old = digest(files_of(guest, source)[1])
 
     guest.heartbeat.mark()
-    guest.set_dirty_rate(40_000_000)
+    guest.set_dirty_rate(50_000_000)  # much more than may be sent, also if it lacks CPU
     try:
-        move = site.move(guest, source, target, mode=Mode.SUSPEND, bytes_per_second=30.0 * MIB)
+        move = site.move(guest, source, target, mode=Mode.SUSPEND, bytes_per_second=20.0 * MIB)
         result = site.roll_out(move, site.snapshot(guest, source))
     finally:
         guest.set_dirty_rate(0)

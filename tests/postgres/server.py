@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from tests.lab.deadline import wait_until
 
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _USER = "rebalancer"
 
 

@@ -26,7 +26,7 @@ from tests.lab.deadline import DeadlineError, wait_until
 from tests.postgres.hypervisors import Hypervisors, call
 from tests.postgres.server import Server
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 TAKEN_OVER_WITHIN = timedelta(seconds=15)
 """What is promised. It is measured on the wall because that is what it is about; nine seconds of
 it are silence that has to be heard."""

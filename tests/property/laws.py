@@ -13,6 +13,9 @@ The laws, by the number in the names of their tests (`pytest tests/property -k l
     7  Names and order do not change the objective.
     8  Brute force on tiny clusters finds nothing better than the bound.
     9  What is written to the journal is read back as it was.
+
+Laws 1 and 8 are asked of every kind of rule, cap and pool in `test_constraint_laws` as well, law 2
+of packing in `test_power_laws`, and law 6 of switching hosts in `test_power_switching_laws`.
 """
 
 from __future__ import annotations

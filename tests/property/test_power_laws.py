@@ -24,7 +24,7 @@ from rebalancer.cluster.violations import hard_violations, worsened
 from rebalancer.placement.awake import power_bound, switches
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.layout import scale_of
-from rebalancer.placement.objectives import find_tiers
+from rebalancer.placement.objectives import TOLERANCE, find_tiers
 from rebalancer.placement.packing import pack
 from rebalancer.placement.problem import placement_problem
 from rebalancer.placement.solver import place
@@ -84,7 +84,8 @@ def test_no_choice_of_hosts_costs_less_than_the_bound_on_power(
             bound = power_bound(problem, tier, must_leave, budget)
             least = min((tier.cost(problem, x) for x in placements), default=np.inf)
 
-            assert bound <= least + 1e-7
+            # The solver fills hosts to the brim where it takes that for the same; so do we.
+            assert bound <= least + TOLERANCE * max(1.0, least)
 
 
 @law()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.demand import Demand
@@ -32,6 +32,7 @@ from rebalancer.rollout.power_steps import (
 )
 from tests.builders import NOON, a_host, a_policy, a_snapshot, a_vm
 from tests.machines import Crash, Machine, a_room
+from tests.property.laws import law
 
 H1 = HostId("h1")
 TIMES = PowerTimes(boot_seconds=300, shutdown_seconds=300)
@@ -110,7 +111,7 @@ machines = st.builds(
 )
 
 
-@settings(max_examples=40)
+@law(0.8)
 @example(
     machine=Machine(
         boots=False,

@@ -42,7 +42,7 @@ exec /opt/lab/python/bin/python3 -m rebalancer "$@"
 END
 chmod 755 "$root/usr/local/bin/rebalancer"
 cp "$config" "$root/etc/rebalancer/rebalancer.yaml"
-printf '[Service]\nWatchdogSec=4\nRestartSec=1\n' \
+printf '[Service]\nWatchdogSec=10\nRestartSec=1\n' \
     > "$root/etc/systemd/system/rebalancer.service.d/test.conf"
 }
 

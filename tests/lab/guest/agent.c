@@ -2,7 +2,7 @@
  * The only program of a lab guest (besides busybox, which sets the guest up and then becomes this).
  *
  * It lets a test see the guest from outside and make it as hard to migrate as the test needs:
- *   - a heartbeat over UDP every `lab_beat_ms`, with a boot id and a sequence number;
+ *   - a heartbeat over UDP every `lab_beat_ms`, with a boot id, a sequence number, and the guest's clock;
  *   - a working set that is dirtied at a set rate, and a share of the vCPU that is burnt;
  *   - a tick a second on the serial line, for when the network is what failed;
  *   - a block of /dev/vda written and read back once a second, if there is a disk;
@@ -289,8 +289,10 @@ int main(void)
         dirty_due_pages(&load.set);
         if (slice_start >= next_beat) {
             char beat[160];
-            int length = snprintf(beat, sizeof beat, "beat %s %016" PRIx64 " %" PRIu64 " %" PRIu64 " %" PRIu64,
-                                  guest_name, boot_id, sequence++, load.set.dirtied, disk.mismatches);
+            int length = snprintf(beat, sizeof beat,
+                                  "beat %s %016" PRIx64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64, guest_name,
+                                  boot_id, sequence++, load.set.dirtied, disk.mismatches,
+                                  now_ns(CLOCK_MONOTONIC) / NS_PER_MS);
             sendto(inputs[0].fd, beat, (size_t)length, 0, (const struct sockaddr *)&collector, sizeof collector);
             next_beat += beat_ns;
             if (next_beat < slice_start) /* late: skip beats instead of sending a burst */
