@@ -50,6 +50,17 @@ def trend_per_second(recent: Array, interval_seconds: float) -> Array:
     return np.where(count >= 4, slope * trusted_share(slope, variance, count - 1), 0.0)
 
 
+def span_seconds(recent: Array, interval_seconds: float) -> Array:
+    """Return how long each row has been measured, first sample to last; (V, T) -> (V,).
+
+    A line through samples of a minute says nothing about a quarter of an hour later.
+    """
+    known, columns = np.isfinite(recent), np.arange(recent.shape[1])
+    first = np.where(known, columns, len(columns)).min(axis=1, initial=len(columns))
+    last = np.where(known, columns, -1).max(axis=1, initial=-1)
+    return np.asarray(np.maximum(last - first, 0) * interval_seconds, np.float64)
+
+
 def _weights(recent: Array, interval_seconds: float) -> Array:
     weights = half_life_weights(recent.shape[1], LEVEL_HALF_LIFE_SECONDS / interval_seconds)
     return np.where(np.isfinite(recent), weights, 0.0)

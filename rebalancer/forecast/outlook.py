@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rebalancer.forecast.level import LEVEL_SECONDS, level, trend_per_second
+from rebalancer.forecast.level import LEVEL_SECONDS, level, span_seconds, trend_per_second
 from rebalancer.forecast.quantile import Array, half_life_weights, weighted_quantile
 from rebalancer.forecast.season import season
 from rebalancer.forecast.spread import Errors, correlation_of, joined, past_errors, spread_of
@@ -80,9 +80,11 @@ def foresee(samples: Rows, vcpus: Array, measured: Array, question: Question) ->
     Missing samples are NaN. `vcpus` (V,) bounds the answer; `measured` (V,) is taken for the
     level where nothing recent is known.
 
-        expected = level + trend · horizon / 2 + trust · change of the season
+        expected = level + trend · ahead + trust · change of the season
         peak     = level + its own rise and its class's, weighed by how long it was measured
                    + what trend and season add
+
+    Ahead is half the horizon, and no more than what the trend was seen over.
     """
     most = np.maximum(vcpus, 0.0)
     pasts, wrong = [], []
@@ -167,7 +169,8 @@ def _past(samples: Array, measured: Array, question: Question) -> _Past:
     usual = season(samples, seconds, question.horizon_seconds)
     seasonal = usual.trust * usual.change
     # Where the time of day explains the change, the trend would count it twice.
-    trend = trend_per_second(recent, seconds) * question.horizon_seconds / 2
+    ahead = np.minimum(question.horizon_seconds / 2, span_seconds(recent, seconds))
+    trend = trend_per_second(recent, seconds) * ahead
     change = np.where(usual.trust > 0, seasonal, trend)
     return _Past(
         level=levels,

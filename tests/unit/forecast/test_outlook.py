@@ -55,6 +55,16 @@ def test_a_sure_trend_is_followed_and_noise_is_not() -> None:
     assert (trend_per_second(restless, INTERVAL) == 0).mean() > 0.85
 
 
+def test_a_rise_of_a_minute_is_not_taken_for_one_of_a_quarter_of_an_hour() -> None:
+    # Idle for half a minute, then two cores of sixteen, as a guest does that has just booted.
+    booted = np.array([[0.1, 0.1, 0.1, 1.0, 2.0, 2.0, 2.0]])
+    question = Question(interval_seconds=10.0)
+
+    outlook = foresee(booted, np.array([16.0]), np.array([2.0]), question)
+
+    assert 1.0 < outlook.expected[0] < 4.0
+
+
 @pytest.mark.parametrize("days", [4, 8])
 def test_a_nightly_job_is_foreseen_before_it_starts(days: int) -> None:
     # At 01:50 the next half hour has ten quiet minutes and twenty of the job.
