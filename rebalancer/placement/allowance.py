@@ -1,13 +1,14 @@
 """What one plan may move besides what has to be: bytes, moves per host, and across sites.
 
 Searches count units that move by their `Budget`; these are the caps of a policy that go by VMs,
-size or place. Units that have to move, for a drain or a broken rule, are exempt.
+size or place. Units that have to move, for a drain or a broken rule, are exempt from those on
+how much moves; from those on where to only if they cannot be kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,10 +61,42 @@ class Allowance:
     """`(U,)`: bytes of each unit."""
     counted: Bools
     """`(U,)`: the units that are not exempt."""
+    counted_across: Bools
+    """`(U,)`: the same for the caps between sites."""
+    counted_in: Bools
+    """`(U,)`: the same for the cap onto a host."""
     site: Ints
     """`(H,)`: the site of each host; one whose site is not known is a site of its own."""
     start: Ints
     """`(U,)`"""
+
+    def on_where_to(self) -> Iterator[Allowance]:
+        """The caps that a choice of hosts can keep: all of them, then those between sites only.
+
+        Those on how much moves are left out. Nothing comes where there are none.
+        """
+        across = replace(self, moves=np.inf, bytes_moved=np.inf, moves_out=np.inf, moves_in=np.inf)
+        if self.moves_in < np.inf:
+            yield replace(across, moves_in=self.moves_in)
+        if min(self.moves_across, self.bytes_across) < np.inf:
+            yield across
+
+    def beside(self, needed: Ints) -> Allowance:
+        """The allowance where units that have to move do not count, `needed` being where to.
+
+        One that need not go to another site to be where it has to be counts if it does; and all
+        that come to hosts count where the needed ones alone keep the cap on that.
+        """
+        exempt = needed != self.start
+        crosses = self.crosses(np.arange(len(needed)), needed)
+        arriving = np.bincount(needed[exempt], self.vms[exempt], len(self.site))
+        keeps_in = bool((arriving <= self.moves_in).all())
+        return replace(
+            self,
+            counted=~exempt,
+            counted_across=~(exempt & crosses),
+            counted_in=np.full(len(needed), True) if keeps_in else ~exempt,
+        )
 
     def crosses(self, units: Ints, hosts: Ints) -> Bools:
         """Whether each unit would be on another site than it started on; broadcast."""
@@ -118,20 +151,21 @@ class Spending:
     def move(self, unit: int, source: int, target: int) -> None:
         """Take in that a unit goes from one host to another."""
         self.x[unit] = target
-        if self.allowance.counted[unit]:
-            self._count(unit, source, -1)
-            self._count(unit, target, +1)
+        self._count(unit, source, -1)
+        self._count(unit, target, +1)
 
     def _count(self, unit: int, host: int, sign: int) -> None:
         allowed, home = self.allowance, int(self.allowance.start[unit])
         if host == home:
             return
         size, vms = sign * float(allowed.size[unit]), sign * float(allowed.vms[unit])
-        self.moves += vms
-        self.bytes_moved += size
-        self.moves_out[home] += vms
-        self.moves_in[host] += vms
-        if allowed.site[home] != allowed.site[host]:
+        if allowed.counted[unit]:
+            self.moves += vms
+            self.bytes_moved += size
+            self.moves_out[home] += vms
+        if allowed.counted_in[unit]:
+            self.moves_in[host] += vms
+        if allowed.counted_across[unit] and allowed.site[home] != allowed.site[host]:
             self.bytes_across += size
             self.moves_across += vms
 
@@ -165,19 +199,20 @@ class Spending:
         allowed = self.allowance
         hosts = np.arange(len(allowed.site))
         home = allowed.start[units]
-        is_first = home == source
+        is_first = (home == source) & allowed.counted[units]
         size, vms = allowed.size[units], allowed.vms[units]
         across = allowed.crosses(units[:, None], hosts[None, :])
-        crossing = across & ~allowed.crosses(units, np.array(source))[:, None]
+        crosses_already = allowed.crosses(units, np.array(source))
+        crossing = across & (~crosses_already & allowed.counted_across[units])[:, None]
         may = np.ones(across.shape, bool)
         may &= (~is_first | (self.moves + vms <= self._most_moves))[:, None]
         may &= (~is_first | (self.bytes_moved + size <= self._most_bytes))[:, None]
         may &= (~is_first | (self.moves_out[home] + vms <= self._most_out[home]))[:, None]
-        may &= self.moves_in + vms[:, None] <= self._most_in
+        goes_in = allowed.counted_in[units][:, None]
+        may &= ~goes_in | (self.moves_in + vms[:, None] <= self._most_in)
         may &= ~crossing | (self.moves_across + vms <= self._most_across)[:, None]
         may &= ~crossing | (self.bytes_across + size <= self._most_bytes_across)[:, None]
         may[np.arange(len(units)), home] = True
-        may[~allowed.counted[units]] = True
         return may
 
 
@@ -189,9 +224,8 @@ def allowance_of(
     moves: int | None,
     vms: Floats,
     size: Floats,
-    exempt: Bools,
 ) -> Allowance | None:
-    """The caps of a policy; `None` where it has none that a search's budget does not see to.
+    """The caps of a policy, with nobody exempt; `None` if it has none but the search's budget.
 
     That counts units, so `moves` are only looked at here where a unit has several VMs.
     """
@@ -208,6 +242,7 @@ def allowance_of(
     total, moved, across, moves_across, out, into = (
         np.inf if c is None else float(c) for c in caps
     )
+    everybody = np.ones(len(start), bool)
     sites: dict[str, int] = {}
     names = [host.site if host.site is not None else f"host {host.id}" for host in hosts]
     return Allowance(
@@ -219,7 +254,9 @@ def allowance_of(
         moves_in=into,
         vms=vms,
         size=size,
-        counted=~exempt,
+        counted=everybody,
+        counted_across=everybody,
+        counted_in=everybody,
         site=np.array([sites.setdefault(name, len(sites)) for name in names], np.intp),
         start=start,
     )
@@ -229,12 +266,17 @@ def caps_of(allowance: Allowance, off: Iterable[int], onto: Iterable[int]) -> It
     """Every cap that is one, as what counts towards it; those by host of the given hosts."""
     vms = allowance.vms * allowance.counted
     size = allowance.size * allowance.counted
-    site = allowance.site
+    vms_across = allowance.vms * allowance.counted_across
+    size_across = allowance.size * allowance.counted_across
+    vms_in = allowance.vms * allowance.counted_in
+    site, most_across = allowance.site, allowance.bytes_across
     yield Cap(name="VMs moved", weight=vms, most=allowance.moves)
     yield Cap(name="memory moved", weight=size, most=allowance.bytes_moved)
-    yield Cap(name="moves to other sites", weight=vms, most=allowance.moves_across, site=site)
-    yield Cap(name="memory to other sites", weight=size, most=allowance.bytes_across, site=site)
+    yield Cap(
+        name="moves to other sites", weight=vms_across, most=allowance.moves_across, site=site
+    )
+    yield Cap(name="memory to other sites", weight=size_across, most=most_across, site=site)
     for host in off:
         yield Cap(name=f"moves off {host}", weight=vms, most=allowance.moves_out, off=host)
     for host in onto:
-        yield Cap(name=f"moves onto {host}", weight=vms, most=allowance.moves_in, onto=host)
+        yield Cap(name=f"moves onto {host}", weight=vms_in, most=allowance.moves_in, onto=host)

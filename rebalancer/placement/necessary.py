@@ -13,8 +13,8 @@ from rebalancer.placement.engine import whole_choices
 from rebalancer.placement.groups import TogetherGroup
 from rebalancer.placement.layout import IMPOSSIBLE, TIER_RATIO, Layout, scale_of
 from rebalancer.placement.local_search import descend, improve, make_room
-from rebalancer.placement.objectives import Tier, is_necessary, repaired_limits
-from rebalancer.placement.problem import PlacementProblem, Resource
+from rebalancer.placement.objectives import TOLERANCE, Tier, is_necessary, repaired_limits
+from rebalancer.placement.problem import PlacementProblem, Resource, allowance_beside
 from rebalancer.placement.program import Limits, solve_program
 from rebalancer.placement.shortage import relieve_shortage, shortage_of
 
@@ -22,11 +22,26 @@ from rebalancer.placement.shortage import relieve_shortage, shortage_of
 def do_what_is_necessary(problem: PlacementProblem, tiers: Sequence[Tier], budget: Budget) -> Ints:
     """Empty draining hosts and mend what is broken, as far as possible; return the placement.
 
-    The goals choose between ways of doing so. Units that turn out not to help stay.
+    The goals choose between ways of doing so. Units that turn out not to help stay. What has to
+    move may pass the caps of a plan, but for those on where to: these are given up only where more
+    can be done without them.
     """
     necessary = [tier for tier in tiers if is_necessary(tier)]
     if not necessary:
         return problem.start.copy()
+    scale, found = scale_of(necessary, TIER_RATIO), []
+    caps = allowance_beside(problem, problem.start)
+    for allowance in (*(caps.on_where_to() if caps else ()), None):
+        part = replace(problem, allowance=allowance)
+        found.append(_done(part, tiers, necessary, budget))
+        if scale.cost(problem, found[-1]) <= TOLERANCE:
+            break
+    return min(found, key=lambda x: round(scale.cost(problem, x), 6))
+
+
+def _done(
+    problem: PlacementProblem, tiers: Sequence[Tier], necessary: Sequence[Tier], budget: Budget
+) -> Ints:
     layout = Layout(problem, problem.start, scale_of(tiers, TIER_RATIO))
     concerned = _concerned(problem)
     if (band := shortage_of(necessary)) is not None:

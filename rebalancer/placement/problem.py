@@ -205,18 +205,18 @@ def most_moves(problem: PlacementProblem) -> int | None:
     return problem.policy.limits.most_migrations(looked_after)
 
 
-def allowance_beside(problem: PlacementProblem, exempt: Bools) -> Allowance | None:
-    """The caps by size and place on what one plan may move besides the exempt units."""
+def allowance_beside(problem: PlacementProblem, needed: Ints) -> Allowance | None:
+    """The caps by size and place on what one plan may move besides what has to be as `needed`."""
     hosts = [problem.snapshot.host_by_id[host] for host in problem.host_ids]
-    return allowance_of(
+    allowance = allowance_of(
         problem.policy.limits,
         hosts,
         problem.start,
         moves=most_moves(problem),
         vms=np.array([len(unit) for unit in problem.units], float),
         size=np.array([sum(vm.moved_bytes for vm in unit) for unit in problem.units], float),
-        exempt=exempt,
     )
+    return allowance.beside(needed) if allowance else None
 
 
 def _units(snapshot: Snapshot, policy: Policy) -> tuple[tuple[Vm, ...], ...]:

@@ -14,6 +14,7 @@ from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.pools import relocated
 from rebalancer.cluster.violations import hard_violations, overspent, worsened
 from rebalancer.errors import SolverError
+from rebalancer.placement.allowance import Allowance
 from rebalancer.placement.arrays import Bools, Ints
 from rebalancer.placement.bound import Relaxation, strengthen
 from rebalancer.placement.budget import Budget
@@ -132,6 +133,8 @@ class _Found:
     """Tier -> what that bound comes from, where it could be stronger."""
     exempt: Bools
     """`(U,)`: units that may move although they are beyond what a plan may move."""
+    allowance: Allowance | None
+    """What may be moved besides."""
 
 
 def _search(
@@ -144,12 +147,20 @@ def _search(
 ) -> _Found:
     if not problem.receives.any():
         none = np.zeros(problem.unit_count, bool)
-        return _Found(x=problem.start, needed=problem.start, bounds={}, relaxations={}, exempt=none)
+        return _Found(
+            x=problem.start,
+            needed=problem.start,
+            bounds={},
+            relaxations={},
+            exempt=none,
+            allowance=None,
+        )
     needed = do_what_is_necessary(problem, tiers, budget)
     budget.tell(needed)
     exempt = needed != problem.start
     budget = replace(budget, moves=most_moves(problem), exempt=exempt)
-    problem = replace(problem, allowance=allowance_beside(problem, exempt))
+    allowance = allowance_beside(problem, needed)
+    problem = replace(problem, allowance=allowance)
     must_leave, is_complete = _must_leave(problem, tiers, needed)
     goals = [tier for tier in tiers if not is_necessary(tier)]
     x, bounds = needed, {}
@@ -182,6 +193,7 @@ def _search(
         bounds=bounds,
         relaxations=relaxations,
         exempt=exempt,
+        allowance=allowance,
     )
 
 
@@ -242,7 +254,7 @@ def _settled(
         x = _in_terms_of(problem, echo_problem.assignment(echo.x))
         if x is None or not _is_better(problem, tiers, found.x, x):
             break
-        if _moves_too_much(problem, found.exempt, x) or not _is_as_easy(problem, found.x, x):
+        if _moves_too_much(problem, found, x) or not _is_as_easy(problem, found.x, x):
             break
         if not is_restartable(problem, x):
             break
@@ -294,10 +306,10 @@ def _in_terms_of(problem: PlacementProblem, assignment: Assignment) -> Ints | No
     return np.array([column[where.pop()] for where in hosts], np.intp)
 
 
-def _moves_too_much(problem: PlacementProblem, exempt: Bools, x: Ints) -> bool:
-    most, allowance = most_moves(problem), allowance_beside(problem, exempt)
-    is_over = most is not None and int(((x != problem.start) & ~exempt).sum()) > most
-    return is_over or (allowance is not None and not allowance.keeps(x))
+def _moves_too_much(problem: PlacementProblem, found: _Found, x: Ints) -> bool:
+    most = most_moves(problem)
+    is_over = most is not None and int(((x != problem.start) & ~found.exempt).sum()) > most
+    return is_over or (found.allowance is not None and not found.allowance.keeps(x))
 
 
 def _is_better(problem: PlacementProblem, tiers: Sequence[Tier], before: Ints, after: Ints) -> bool:

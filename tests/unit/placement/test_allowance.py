@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,35 @@ def test_a_drain_is_not_held_to_the_caps() -> None:
     answer = solve(snapshot, capped(moves_out_of_host=0, moved_bytes=0, moves_between_sites=0))
 
     assert len(moves(snapshot, answer)) == 8
+
+
+def test_what_has_to_move_goes_to_another_site_only_if_its_own_will_not_do() -> None:
+    # Osaka is empty, so balance alone would send most of them there.
+    snapshot = a_cluster(state=DRAINING)
+
+    answer = solve(snapshot, capped(moves_between_sites=0))
+
+    assert len(on(answer, "t2")) == 8
+
+    full = replace(snapshot, vms=(*snapshot.vms, a_vm("full", on="t2", memory_bytes=120 * GIB)))
+    answer = solve(full, capped(moves_between_sites=0))
+
+    assert on(answer, "t1") == []
+    assert on(answer, "o1") + on(answer, "o2") != []
+
+
+def test_what_has_to_move_does_not_crowd_a_host_that_few_may_come_to() -> None:
+    # Balance alone would have both on the large host.
+    hosts = [
+        a_host("h1", state=DRAINING),
+        a_host("h2", cpu_cores=64.0),
+        a_host("h3", cpu_cores=8.0),
+    ]
+    snapshot = a_snapshot(hosts, [a_vm(f"v{k}", cpu_used_cores=1.9) for k in range(2)])
+
+    answer = solve(snapshot, capped(moves_into_host=1))
+
+    assert [len(on(answer, host)) for host in ("h2", "h3")] == [1, 1]
 
 
 def test_vms_that_move_as_one_count_one_by_one() -> None:

@@ -26,9 +26,7 @@ ALL = VmSelector()
 def setting_of(snapshot: Snapshot, policy: Policy | None = None) -> tuple[Setting, Model]:
     """Every VM may choose any host; columns are numbered in order of VMs and hosts."""
     problem = problem_of(snapshot, policy)
-    problem = replace(
-        problem, allowance=allowance_beside(problem, np.zeros(problem.unit_count, bool))
-    )
+    problem = replace(problem, allowance=allowance_beside(problem, problem.start))
     model = Model("test")
     choices = {
         unit: {host: model.column() for host in range(problem.host_count)}

@@ -145,8 +145,7 @@ def test_no_more_memory_is_moved_than_may_be() -> None:
         a_policy(goals=(CPU_ONLY,)), limits=Limits(migrations=None, moved_bytes=9 * GIB)
     )
     problem = problem_of(snapshot, policy)
-    nobody = np.zeros(problem.unit_count, bool)
-    layout = a_layout(replace(problem, allowance=allowance_beside(problem, nobody)))
+    layout = a_layout(replace(problem, allowance=allowance_beside(problem, problem.start)))
 
     exchange_among(layout, np.arange(2), ENDLESS)
 
