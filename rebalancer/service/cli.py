@@ -116,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         result = app_for(given)(given, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what goes wrong there is told below
     except RebalancerError as error:
         return _fail(str(error), error.exit_code)
     except TyperException as error:
