@@ -47,6 +47,15 @@ def may_still_happen(command: str, failed: Failed) -> bool:
     return failed.timed_out or (may_have_broken_off and command in _UNSEEN)
 
 
+class NoConnectionError(Exception):
+    """No connection came about, so nothing was asked for over it.
+
+    That is known by where it failed. The error itself proves nothing: libvirt's client says
+    "client socket is closed", for one, of requests that it did not send and of some that it did.
+    So only this is taken for proof, and every other broken connection is waited out.
+    """
+
+
 class RefusedError(Exception):
     """We do not do it: it makes no sense in this state, or could lose something."""
 
@@ -78,6 +87,8 @@ class Call:
             code: Callable[[], int] = error.get_error_code  # type: ignore[attr-defined]
             origin: Callable[[], int] = error.get_error_domain  # type: ignore[attr-defined]
             return Failed(text=str(error), code=code(), is_from_host=origin() == FROM_QEMU)
+        if isinstance(error, NoConnectionError):
+            return Failed(text=str(error))
         if isinstance(error, TimeoutError):
             return Failed(text="no connection in time")
         if isinstance(error, RefusedError):

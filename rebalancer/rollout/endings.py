@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rebalancer.cluster.inventory import HostId
@@ -118,6 +118,14 @@ class Endings:
             f"have run on {self.attempt.source} since. If it has not: "
             f"{self.virsh(target, 'resume')}. If it has, that would ruin its disks: "
             f"{self.virsh(target, 'destroy')}, and start it on ONE host; {self.image_left()}",
+        )
+
+    def loaded_unseen(self, host: HostId, silent: Sequence[HostId]) -> Ended:
+        """Its memory is there, and a host that might run it does not say that it does not."""
+        return self.unknown(
+            f"it stands still on {host}, loaded from its saved memory, and {', '.join(silent)} "
+            "does not answer. Bring that back and run `rebalancer recover`, which lets it run; or, "
+            f"if you know that it runs nowhere else: {self.virsh(host, 'resume')}"
         )
 
     def not_resumed(self, host: HostId) -> Ended:

@@ -6,8 +6,8 @@ the hypervisors, and goes on (`recover`). How the work is done is in `loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 
 from rebalancer.cluster.inventory import Snapshot
 from rebalancer.cluster.plan import Plan
@@ -55,18 +55,18 @@ def execute(
     `LockHeldError`, `PlanRefusedError` (applied before) and `JournalError`; what happens to
     single migrations is in the result.
     """
-    with journal.hold(plan.cluster) if lease is None else nullcontext(lease) as held:
-        loop = Loop(
-            driver=driver,
-            clock=clock,
-            journal=journal,
-            snapshot=snapshot if callable(snapshot) else lambda: snapshot,
-            settings=settings or Settings(),
-            lease=held,
-            on_event=on_event,
-            should_stop=should_stop,
-            hooks=hooks,
-        )
+    with _loop(
+        plan.cluster,
+        driver=driver,
+        clock=clock,
+        journal=journal,
+        snapshot=snapshot,
+        settings=settings,
+        lease=lease,
+        on_event=on_event,
+        should_stop=should_stop,
+        hooks=hooks,
+    ) as loop:
         return loop.carry_out(plan, plan_text)
 
 
@@ -97,8 +97,45 @@ def recover(
     """
     if may_end_stale and only is None:
         raise ValueError("name the migrations whose stale copies may be ended")
+    with _loop(
+        cluster,
+        driver=driver,
+        clock=clock,
+        journal=journal,
+        snapshot=snapshot,
+        settings=settings,
+        lease=lease,
+        on_event=on_event,
+        should_stop=should_stop,
+        hooks=hooks,
+    ) as loop:
+        rollouts = journal.unfinished(cluster)
+        if only is None:
+            return tuple(loop.take_up(rollout) for rollout in rollouts)
+        return tuple(
+            loop.take_up_some(rollout, names, may_end_stale=may_end_stale)
+            for rollout in rollouts
+            if (names := {name for number, name in only if number == rollout.id})
+        )
+
+
+@contextmanager
+def _loop(
+    cluster: str,
+    *,
+    driver: HypervisorDriver,
+    clock: Clock,
+    journal: Journal,
+    snapshot: Snapshot | Callable[[], Snapshot],
+    settings: Settings | None,
+    lease: Lease | None,
+    on_event: Callable[[Event], None],
+    should_stop: Callable[[], StopRequest | bool],
+    hooks: Hooks,
+) -> Iterator[Loop]:
+    """Prepare a loop, and hold the cluster's lock while it works unless the caller does."""
     with journal.hold(cluster) if lease is None else nullcontext(lease) as held:
-        loop = Loop(
+        yield Loop(
             driver=driver,
             clock=clock,
             journal=journal,
@@ -108,12 +145,4 @@ def recover(
             on_event=on_event,
             should_stop=should_stop,
             hooks=hooks,
-        )
-        rollouts = journal.unfinished(cluster)
-        if only is None:
-            return tuple(loop.take_up(rollout) for rollout in rollouts)
-        return tuple(
-            loop.take_up_some(rollout, names, may_end_stale=may_end_stale)
-            for rollout in rollouts
-            if (names := {name for number, name in only if number == rollout.id})
         )

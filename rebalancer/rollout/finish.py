@@ -27,6 +27,7 @@ from rebalancer.rollout.driver import (
     ReadProgress,
     ReadResult,
     RemoveDisk,
+    Restore,
     Returned,
     Save,
     ShutDown,
@@ -120,6 +121,8 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
             return Turn(track=track)
         case (CreateDisk() | RemoveDisk()) as file, reply:
             return _file_answered(track, file, reply, around, now)
+        case (Start() | Restore()) as again, reply:
+            return _brought_back(track, again, reply, around, now)
         case DiscardImage(), Returned():
             assert track.attempt is not None
             gone = replace(track.attempt, image_is_gone=True)
@@ -131,6 +134,24 @@ def on_reply(track: Track, heard: Heard, around: Surroundings, now: datetime) ->
                 note = f"{type(command).__name__} failed: {reply.text}"
                 return Turn(track=fresh.later(now, around.times.look_seconds)).noting(note)
             return Turn(track=fresh.later(now, 0))
+
+
+def _brought_back(
+    track: Track,
+    again: Start | Restore,
+    reply: Returned | Failed,
+    around: Surroundings,
+    now: datetime,
+) -> Turn:
+    """Take in what was said to starting it again: if that may still come, nobody is told before."""
+    assert track.attempt is not None
+    is_open = isinstance(reply, Failed) and may_still_happen(type(again).__name__, reply)
+    attempt = replace(track.attempt, open_call=is_open)
+    fresh = replace(track, settling=None, attempt=attempt)
+    if isinstance(reply, Failed):
+        note = f"{type(again).__name__} failed: {reply.text}"
+        return Turn(track=fresh.later(now, around.times.look_seconds)).noting(note)
+    return Turn(track=fresh.later(now, 0))
 
 
 def _file_answered(
@@ -236,11 +257,13 @@ def _repair(track: Track, repair: Repair, times: Times, now: datetime) -> Turn:
     attempt = track.attempt
     assert attempt is not None
     # What an earlier process tried in vain may succeed now.
-    if attempt.issued[attempt.issued_before :].count(repair.command) >= times.repairs:
-        return _end(track, repair.then, now)
-    # Two running copies are paused at once, everything else waits until calls have settled.
+    in_vain = attempt.issued[attempt.issued_before :].count(repair.command) >= times.repairs
+    # Two running copies are paused, or told, at once; everything else waits until calls have
+    # settled: a start that is given up too early would come while somebody does it by hand.
     urgent = isinstance(repair.command, Pause)
-    if not _agreed(track) or not (urgent or _is_quiet(track, times, now)):
+    if in_vain and (urgent or _is_quiet(track, times, now)):
+        return _end(track, repair.then, now)
+    if in_vain or not _agreed(track) or not (urgent or _is_quiet(track, times, now)):
         return Turn(track=track.later(now, times.tick_seconds))
     if isinstance(repair.command, Pause):
         track = replace(track, attempt=replace(attempt, stale_on_source=True))
@@ -301,7 +324,8 @@ def _backed_off(track: Track, times: Times, now: datetime) -> Track:
 
 
 def _end(track: Track, ended: Ended, now: datetime) -> Turn:
-    if ended.state is S.COMPLETE and track.migration.mode not in (Mode.COLD, Mode.OFFLINE):
+    has_result = track.migration.mode not in (Mode.COLD, Mode.OFFLINE) and not track.is_result_lost
+    if ended.state is S.COMPLETE and has_result:
         fetching = replace(track, ending=ended)
         read = ReadResult(vm=track.migration.vm, host=track.migration.target)
         return Turn(track=fetching).issuing(read)
@@ -325,7 +349,11 @@ def _over(track: Track, ended: Ended, now: datetime) -> Turn:
 def _end_with_result(track: Track, reply: Returned | Failed, now: datetime) -> Turn:
     ended = track.ending
     assert ended is not None
-    if isinstance(reply, Returned) and isinstance(reply.value, TransferProgress):
+    if isinstance(reply, Failed):
+        # That took its time, and the host may be gone since: it is looked at again.
+        lost = replace(track, ending=None, settling=None, is_result_lost=True)
+        return Turn(track=lost.later(now, 0))
+    if isinstance(reply.value, TransferProgress):
         track = replace(track, result=_with_disks_of(track.result, reply.value))
     return _over(track, ended, now)
 

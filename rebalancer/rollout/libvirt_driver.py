@@ -18,7 +18,14 @@ from rebalancer.errors import RolloutError
 from rebalancer.rollout import libvirt_definitions as definitions
 from rebalancer.rollout import libvirt_disks, libvirt_images, libvirt_left_overs
 from rebalancer.rollout.background import in_background
-from rebalancer.rollout.calls import NO_DOMAIN, OPERATION_INVALID, Call, LookCall, RefusedError
+from rebalancer.rollout.calls import (
+    NO_DOMAIN,
+    OPERATION_INVALID,
+    Call,
+    LookCall,
+    NoConnectionError,
+    RefusedError,
+)
 from rebalancer.rollout.disk_files import why_not_remove
 from rebalancer.rollout.driver import (
     Abort,
@@ -145,7 +152,10 @@ class LibvirtDriver:
     # Connections -------------------------------------------------------------------------------
 
     def _connect(self, host: HostId) -> Any:  # noqa: ANN401  libvirt has no types
-        connection = self._libvirt.open(self._reach.address(host).uri)
+        try:
+            connection = self._libvirt.open(self._reach.address(host).uri)
+        except self._libvirt.libvirtError as error:
+            raise NoConnectionError(str(error)) from error
         # A local socket needs no keep-alive, and refuses it.
         with contextlib.suppress(self._libvirt.libvirtError):
             connection.setKeepAlive(KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT)
@@ -176,7 +186,7 @@ class LibvirtDriver:
             return Unreachable(why=str(error))
         except TimeoutError:
             return Unreachable(why="no connection in time")
-        except RefusedError as error:
+        except (NoConnectionError, RefusedError) as error:
             return Unreachable(why=str(error))
 
     def _domain_view(self, domain: Any) -> HostView:  # noqa: ANN401

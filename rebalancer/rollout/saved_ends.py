@@ -100,7 +100,9 @@ def may_run_on_target(attempt: Attempt, sighting: Sighting, *, just_loaded: bool
 def _let_run(attempt: Attempt, sighting: Sighting, host: HostId, end: Endings) -> Decision:
     then = end.not_resumed(host)
     if silent := sighting.unreachable:
-        return LookAgain(text=f"{', '.join(silent)} does not answer", then=then)
+        return LookAgain(
+            text=f"{', '.join(silent)} does not answer", then=end.loaded_unseen(host, silent)
+        )
     view = _view(sighting, host)
     if isinstance(view, DomainView) and view.job is not None:
         return LookAgain(text=f"a job ({view.job}) keeps it from going on on {host}", then=then)

@@ -116,6 +116,8 @@ class Track:
     abort_again_at: datetime | None = None
     ending: Ended | None = None
     """How it ended, while its statistics are still being fetched."""
+    is_result_lost: bool = False
+    """They could not be fetched; that is not tried again."""
     result: TransferProgress | None = None
     """The statistics at its end, or the last ones that were seen."""
     text: str = ""

@@ -27,6 +27,10 @@ def failure(code: ErrorCode | int, text: str) -> Failed:
     return Failed(text=text, code=int(code))
 
 
+CONNECTION_LOST = failure(ErrorCode.INTERNAL, "internal error: client socket is closed")
+"""What is said where a connection broke: of what was asked over it, it says nothing."""
+
+
 class Call:
     """A call under way: what was asked, since when, and the answer once there is one."""
 

@@ -34,8 +34,8 @@ from rebalancer.simulation.hosts import SimulatedHost
 from rebalancer.simulation.migration import SimulatedMigration, rng_of
 from rebalancer.simulation.network import Carrier, Nic, Uplink, Wan, Way, share_fairly
 from rebalancer.simulation.record import Record
-from rebalancer.simulation.saved_memory import SavedImage
 from rebalancer.simulation.specification import DatacentreSpec, GuestSpec, specification_of
+from rebalancer.simulation.world import SavedImage
 
 _SHORTEST_STEP_SECONDS = 1e-6
 

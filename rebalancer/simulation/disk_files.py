@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from rebalancer.cluster.inventory import HostId, Vm
 from rebalancer.rollout.disk_files import why_not_remove
@@ -16,12 +15,10 @@ from rebalancer.rollout.left_over_commands import (
 )
 from rebalancer.rollout.left_overs import why_not_remove_now
 from rebalancer.simulation.calls import ErrorCode, failure
-
-if TYPE_CHECKING:
-    from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.migration import SimulatedWorld
 
 
-def create(world: Datacentre, command: CreateDisk) -> Reply:
+def create(world: SimulatedWorld, command: CreateDisk) -> Reply:
     """Make an empty file, as a driver asks its target's libvirt to."""
     host = world.hosts[command.host].facts
     if (command.host, command.path) in world.disk_files:
@@ -48,7 +45,7 @@ def create(world: Datacentre, command: CreateDisk) -> Reply:
     return Returned()
 
 
-def remove(world: Datacentre, command: RemoveDisk) -> Reply:
+def remove(world: SimulatedWorld, command: RemoveDisk) -> Reply:
     """Delete a file, after the looks that the real driver takes."""
     there = world.hosts[command.host].view(command.vm)
     kept = world.hosts[command.keep].view(command.vm)
@@ -67,7 +64,7 @@ LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """When a file was written to last that no guest has open; the simulation keeps no such times."""
 
 
-def look_at(world: Datacentre, command: LookAtFile) -> Reply:
+def look_at(world: SimulatedWorld, command: LookAtFile) -> Reply:
     """Describe a file, and who has it in use."""
     if (command.host, command.path) not in world.disk_files:
         return Returned(value=NoDiskFile())
@@ -95,7 +92,7 @@ def look_at(world: Datacentre, command: LookAtFile) -> Reply:
     )
 
 
-def remove_left_over(world: Datacentre, command: RemoveLeftOver) -> Reply:
+def remove_left_over(world: SimulatedWorld, command: RemoveLeftOver) -> Reply:
     """Delete an old disk, after the looks that the real driver takes."""
     there = world.hosts[command.host].view(command.vm)
     kept = world.hosts[command.keep].view(command.vm)
@@ -106,7 +103,7 @@ def remove_left_over(world: Datacentre, command: RemoveLeftOver) -> Reply:
     return Returned()
 
 
-def why_not_copied(world: Datacentre, command: Migrate, vm: Vm) -> Failed | None:
+def why_not_copied(world: SimulatedWorld, command: Migrate, vm: Vm) -> Failed | None:
     """What a hypervisor says to a migration of a VM whose disks are on its host alone."""
     if not vm.local_disk_bytes:
         return None
@@ -122,7 +119,7 @@ def why_not_copied(world: Datacentre, command: Migrate, vm: Vm) -> Failed | None
     return None
 
 
-def in_the_way(world: Datacentre, host: HostId) -> frozenset[str]:
+def in_the_way(world: SimulatedWorld, host: HostId) -> frozenset[str]:
     """Files of a host that have the paths of disks which guests elsewhere have."""
     elsewhere = {
         disk.path
@@ -133,7 +130,7 @@ def in_the_way(world: Datacentre, host: HostId) -> frozenset[str]:
     return frozenset(path for other, path in world.disk_files if other == host) & elsewhere
 
 
-def pools_of(world: Datacentre, host: HostId) -> dict[str, int] | None:
+def pools_of(world: SimulatedWorld, host: HostId) -> dict[str, int] | None:
     """What is free in each folder of a host by now."""
     pools = world.hosts[host].facts.disk_pools
     if pools is None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rebalancer.cluster.inventory import HostId, HostState, VmId, VmState
 from rebalancer.rollout.driver import Migrate
 from rebalancer.rollout.sightings import JobKind, StateReason
-from rebalancer.simulation.calls import ErrorCode, failure
+from rebalancer.simulation.calls import CONNECTION_LOST, ErrorCode, failure
 from rebalancer.simulation.faults import Fault, FaultKind, Stage
+from rebalancer.simulation.migration import SimulatedMigration, SimulatedWorld
 from rebalancer.simulation.saved_memory import daemon_restarted
-
-if TYPE_CHECKING:
-    from rebalancer.simulation.datacentre import Datacentre
-    from rebalancer.simulation.migration import SimulatedMigration
 
 _BROKEN = failure(
     ErrorCode.OPERATION_FAILED,
@@ -25,13 +21,12 @@ _MONITOR_CLOSED = failure(
     ErrorCode.INTERNAL, "internal error: qemu unexpectedly closed the monitor"
 )
 _DAEMON_GONE = failure(ErrorCode.SYSTEM_ERROR, "Cannot recv data: End of file while reading data")
-_CLIENT_LOST = failure(ErrorCode.INTERNAL, "internal error: client socket is closed")
 
 _SOMEBODYS_BYTES_PER_SECOND = 800.0 * 1024 * 1024
 """What other administrators give their migrations."""
 
 
-def strike(world: Datacentre, fault: Fault, migration: SimulatedMigration | None) -> None:
+def strike(world: SimulatedWorld, fault: Fault, migration: SimulatedMigration | None) -> None:
     """Let `fault` happen now; `migration` is the one that it waited for, if it did."""
     if fault.kind in _ON_NETWORK:
         _cut_or_slow(world, fault, migration)
@@ -65,7 +60,7 @@ _ON_GUEST = (
 
 
 def _still_going(
-    world: Datacentre, fault: Fault, migration: SimulatedMigration | None
+    world: SimulatedWorld, fault: Fault, migration: SimulatedMigration | None
 ) -> SimulatedMigration | None:
     if migration is None and fault.vm is not None:
         migration = world.migration_of(fault.vm)
@@ -73,7 +68,7 @@ def _still_going(
 
 
 def _strike_migration(
-    world: Datacentre, fault: Fault, migration: SimulatedMigration | None
+    world: SimulatedWorld, fault: Fault, migration: SimulatedMigration | None
 ) -> None:
     if migration is None:
         return
@@ -93,7 +88,7 @@ def _strike_migration(
             text = "operation aborted: migration out job: canceled by client"
             migration.fail(failure(ErrorCode.OPERATION_ABORTED, text))
         case FaultKind.ERROR_THOUGH_MOVED:
-            migration.final_error = _CLIENT_LOST
+            migration.final_error = CONNECTION_LOST
         case FaultKind.PERSIST_FAILS:
             _lose_definition(migration)
         case FaultKind.SPLIT_BRAIN:
@@ -109,7 +104,7 @@ def _lose_definition(migration: SimulatedMigration) -> None:
     )
 
 
-def _cut_or_slow(world: Datacentre, fault: Fault, migration: SimulatedMigration | None) -> None:
+def _cut_or_slow(world: SimulatedWorld, fault: Fault, migration: SimulatedMigration | None) -> None:
     host = fault.host
     if host is None and fault.link is None:
         host = migration.target.id if migration else None
@@ -120,7 +115,9 @@ def _cut_or_slow(world: Datacentre, fault: Fault, migration: SimulatedMigration 
         world.schedule(fault.duration_seconds, lambda: world.set_working_share(carriers, 1.0))
 
 
-def _strike_guest(world: Datacentre, fault: Fault, migration: SimulatedMigration | None) -> None:
+def _strike_guest(
+    world: SimulatedWorld, fault: Fault, migration: SimulatedMigration | None
+) -> None:
     vm = fault.vm or (migration.vm if migration else None)
     if vm is None:
         return
@@ -148,7 +145,7 @@ def _strike_guest(world: Datacentre, fault: Fault, migration: SimulatedMigration
             raise AssertionError(fault.kind)
 
 
-def _migrate_behind_our_back(world: Datacentre, vm: VmId, target: HostId) -> None:
+def _migrate_behind_our_back(world: SimulatedWorld, vm: VmId, target: HostId) -> None:
     """Let another administrator ask for a migration; hypervisors refuse it where they would."""
     for source in world.record.running_on(vm):
         world.ask(
@@ -163,7 +160,7 @@ def _migrate_behind_our_back(world: Datacentre, vm: VmId, target: HostId) -> Non
         )
 
 
-def _re_create(world: Datacentre, vm: VmId) -> None:
+def _re_create(world: SimulatedWorld, vm: VmId) -> None:
     _end_guest(world, vm, StateReason.USER)
     for host in world.hosts.values():
         if vm in host.domains and host.domains[vm].process is None:
@@ -171,7 +168,7 @@ def _re_create(world: Datacentre, vm: VmId) -> None:
             host.foreign_names.add(world.guests[vm].vm.name)
 
 
-def _grow(world: Datacentre, vm: VmId, factor: float) -> None:
+def _grow(world: SimulatedWorld, vm: VmId, factor: float) -> None:
     """Plug memory into it; libvirt refuses that while the VM has a job."""
     if world.migration_of(vm) is not None:
         return
@@ -186,11 +183,11 @@ def _grow(world: Datacentre, vm: VmId, factor: float) -> None:
                 world.record.note_memory(host.id, host.used_memory_bytes)
 
 
-def _kill_guest(world: Datacentre, vm: VmId) -> None:
+def _kill_guest(world: SimulatedWorld, vm: VmId) -> None:
     _end_guest(world, vm, StateReason.CRASHED)
 
 
-def _end_guest(world: Datacentre, vm: VmId, reason: StateReason) -> None:
+def _end_guest(world: SimulatedWorld, vm: VmId, reason: StateReason) -> None:
     migration = world.migration_of(vm)
     if migration is not None:
         migration.lose_source(_MONITOR_CLOSED, reason)
@@ -199,7 +196,7 @@ def _end_guest(world: Datacentre, vm: VmId, reason: StateReason) -> None:
         world.hosts[host].end_process(vm, reason)
 
 
-def _stop_for_io_error(world: Datacentre, vm: VmId) -> None:
+def _stop_for_io_error(world: SimulatedWorld, vm: VmId) -> None:
     for host in world.record.running_on(vm):
         world.hosts[host].set_state(vm, VmState.PAUSED, StateReason.IO_ERROR)
     migration = world.migration_of(vm)
@@ -207,14 +204,14 @@ def _stop_for_io_error(world: Datacentre, vm: VmId) -> None:
         migration.pause_guest()
 
 
-def _set_pace(world: Datacentre, vm: VmId, pace: float) -> None:
+def _set_pace(world: SimulatedWorld, vm: VmId, pace: float) -> None:
     world.paces[vm] = pace
     migration = world.migration_of(vm)
     if migration is not None and migration.transfer is not None:
         migration.transfer.memory.pace = pace
 
 
-def _occupy(world: Datacentre, vm: VmId, duration_seconds: float | None) -> None:
+def _occupy(world: SimulatedWorld, vm: VmId, duration_seconds: float | None) -> None:
     """Let a backup hold the VM, unless some other job does."""
     for host in world.hosts.values():
         domain = host.domains.get(vm)
@@ -225,7 +222,7 @@ def _occupy(world: Datacentre, vm: VmId, duration_seconds: float | None) -> None
             world.schedule(duration_seconds, partial(host.set_job, vm, None))
 
 
-def _strike_host(world: Datacentre, fault: Fault, host: HostId) -> None:
+def _strike_host(world: SimulatedWorld, fault: Fault, host: HostId) -> None:
     found = world.hosts[host]
     match fault.kind:
         case FaultKind.STALE_DEFINITION:
@@ -246,12 +243,12 @@ def _strike_host(world: Datacentre, fault: Fault, host: HostId) -> None:
             raise AssertionError(fault.kind)
 
 
-def _make_unreachable(world: Datacentre, host: HostId, seconds: float | None) -> None:
+def _make_unreachable(world: SimulatedWorld, host: HostId, seconds: float | None) -> None:
     until = float("inf") if seconds is None else world.seconds + seconds
     world.hosts[host].unreachable_until = until
 
 
-def _hold_up_calls(world: Datacentre, host: HostId, duration_seconds: float | None) -> None:
+def _hold_up_calls(world: SimulatedWorld, host: HostId, duration_seconds: float | None) -> None:
     """Cut the connections of waiting calls; what they asked for goes on.
 
     A connection outlives a cut that is shorter than the keep-alive time.
@@ -262,10 +259,10 @@ def _hold_up_calls(world: Datacentre, host: HostId, duration_seconds: float | No
         if duration_seconds is not None and duration_seconds < keepalive:
             world.schedule(duration_seconds, call.let_through)
         else:
-            world.schedule(keepalive, partial(call.break_off, _CLIENT_LOST))
+            world.schedule(keepalive, partial(call.break_off, CONNECTION_LOST))
 
 
-def _restart_daemon(world: Datacentre, host: HostId) -> None:
+def _restart_daemon(world: SimulatedWorld, host: HostId) -> None:
     """End migrations that are not past the switch-over; guests do not notice anything."""
     _make_unreachable(world, host, world.timings.daemon_restart_seconds)
     for call in world.pending_calls(host):
@@ -273,17 +270,17 @@ def _restart_daemon(world: Datacentre, host: HostId) -> None:
     daemon_restarted(world.hosts[host])
     for migration in tuple(world.migrations):
         if host in migration.hosts and migration.stage in (Stage.REQUEST, Stage.TRANSFER):
-            migration.fail(_CLIENT_LOST)
+            migration.fail(CONNECTION_LOST)
 
 
-def _kill_host(world: Datacentre, host: HostId, duration_seconds: float | None) -> None:
+def _kill_host(world: SimulatedWorld, host: HostId, duration_seconds: float | None) -> None:
     """Cut the power. The other end of a migration finds out after the keep-alive time."""
     found = world.hosts[host]
     found.powered = False
     _hold_up_calls(world, host, None)
     for migration in tuple(world.migrations):
         if migration.source is found:
-            migration.lose_source(_CLIENT_LOST, StateReason.CRASHED)
+            migration.lose_source(CONNECTION_LOST, StateReason.CRASHED)
         elif migration.target is found:
             _lose_target_host(world, migration)
     for vm in tuple(found.domains):
@@ -292,19 +289,19 @@ def _kill_host(world: Datacentre, host: HostId, duration_seconds: float | None) 
         world.schedule(duration_seconds, lambda: _power_on(world, host))
 
 
-def _lose_target_host(world: Datacentre, migration: SimulatedMigration) -> None:
+def _lose_target_host(world: SimulatedWorld, migration: SimulatedMigration) -> None:
     migration.target.end_process(migration.vm, StateReason.CRASHED)
     migration.freeze()
     world.rates_changed()
 
     def give_up() -> None:
         if not migration.over:
-            migration.lose_target(_CLIENT_LOST)
+            migration.lose_target(CONNECTION_LOST)
 
     world.schedule(world.timings.keepalive_seconds, give_up)
 
 
-def _power_on(world: Datacentre, host: HostId) -> None:
+def _power_on(world: SimulatedWorld, host: HostId) -> None:
     """Boot: whatever has autostart is started, wherever else it may be running.
 
     Only the lock on a shared disk prevents a second copy.

@@ -66,6 +66,9 @@ class FaultKind(StrEnum):
     """
     IGNORES_SHUTDOWN = "ignores-shutdown"
     START_FAILS = "start-fails"
+    START_COMES_LATE = "start-comes-late"
+    """The connection breaks before a start, or the loading of a saved memory, is answered. The
+    host carries it out all the same, `after_seconds` later."""
     DIRTIES_FASTER = "dirties-faster"
     """The guest writes `factor` times as fast."""
     IO_ERROR = "io-error"
@@ -94,6 +97,7 @@ _USUAL_STAGE = {
     FaultKind.SPLIT_BRAIN: Stage.FINISH,
     FaultKind.IGNORES_SHUTDOWN: Stage.SHUT_DOWN,
     FaultKind.START_FAILS: Stage.START,
+    FaultKind.START_COMES_LATE: Stage.START,
     FaultKind.CALL_HANGS: Stage.CALL,
     FaultKind.REPLY_LOST: Stage.CALL,
 }
@@ -139,7 +143,7 @@ class Fault:
     """`None`: the kind's usual stage, or the start for what is about a host or a backup."""
     at_seconds: float | None = None
     after_seconds: float = 0.0
-    """How long after the stage was reached."""
+    """How long after the stage was reached; of a late start, how late it comes."""
     duration_seconds: float | None = None
     """`None`: for ever."""
     factor: float = 1.0
@@ -222,6 +226,7 @@ _RANDOM_KINDS = tuple(
         FaultKind.HOST_DIES,
         FaultKind.MEMORY_TAKEN,
         FaultKind.HOST_IN_MAINTENANCE,
+        FaultKind.START_COMES_LATE,
         *VM_KINDS,
     )
 )

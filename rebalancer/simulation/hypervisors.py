@@ -6,7 +6,7 @@ protects anybody from harm that real hypervisors would not prevent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
 from rebalancer.rollout.driver import (
@@ -16,6 +16,7 @@ from rebalancer.rollout.driver import (
     CreateDisk,
     DiscardImage,
     EndStaleCopy,
+    Failed,
     Look,
     Migrate,
     MoveDefinition,
@@ -40,14 +41,11 @@ from rebalancer.rollout.left_over_commands import LookAtFile, RemoveLeftOver
 from rebalancer.rollout.sightings import HostView, Sighting, StateReason, Unreachable
 from rebalancer.rollout.stale import why_not_end
 from rebalancer.simulation import disk_files, saved_memory
-from rebalancer.simulation.calls import Call, ErrorCode, failure
+from rebalancer.simulation.calls import CONNECTION_LOST, Call, ErrorCode, failure
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost
-from rebalancer.simulation.migration import SimulatedMigration
+from rebalancer.simulation.migration import SimulatedMigration, SimulatedWorld
 from rebalancer.simulation.migration_requests import busy, migrate, name_clash, steer
-
-if TYPE_CHECKING:
-    from rebalancer.simulation.datacentre import Datacentre
 
 OK = Returned()
 _ON_CALLS = (FaultKind.CALL_HANGS, FaultKind.REPLY_LOST)
@@ -66,7 +64,7 @@ def hosts_asked(command: Command) -> tuple[HostId, ...]:
             return (command.host,)
 
 
-def receive(world: Datacentre, call: Call) -> None:
+def receive(world: SimulatedWorld, call: Call) -> None:
     """Let a call arrive, or not, and be carried out a moment later."""
     command = call.command
     if isinstance(command, Look):
@@ -74,16 +72,14 @@ def receive(world: Datacentre, call: Call) -> None:
         return
     silent = [host for host in hosts_asked(command) if not world.answers(host)]
     if silent:
-        error = failure(
-            ErrorCode.SYSTEM_ERROR,
-            f"unable to connect to server at '{silent[0]}': No route to host",
-        )
+        # Without a number, as the driver tells it: nothing was asked for.
+        error = Failed(text=f"unable to connect to server at '{silent[0]}': No route to host")
         world.schedule(world.timings.connect_seconds, lambda: call.give(error))
     elif not _hangs(world, call):
         world.schedule(world.timings.call_seconds, lambda: _carry_out(world, call))
 
 
-def _hangs(world: Datacentre, call: Call) -> bool:
+def _hangs(world: SimulatedWorld, call: Call) -> bool:
     """Let faults strike the call; whether it hangs without being carried out."""
     command, hangs = call.command, False
     operation = type(command).__name__
@@ -96,7 +92,7 @@ def _hangs(world: Datacentre, call: Call) -> bool:
     return hangs
 
 
-def _receive_look(world: Datacentre, call: Call, command: Look) -> None:
+def _receive_look(world: SimulatedWorld, call: Call, command: Look) -> None:
     hung = {host for host in command.hosts if _look_hangs(world, command.vm, host)}
     views: dict[HostId, HostView] = {host: Unreachable(why="no answer in time") for host in hung}
     silent = any(not world.answers(host) for host in command.hosts)
@@ -110,7 +106,7 @@ def _receive_look(world: Datacentre, call: Call, command: Look) -> None:
     world.schedule(slow, look)
 
 
-def _look_hangs(world: Datacentre, vm: VmId, host: HostId) -> bool:
+def _look_hangs(world: SimulatedWorld, vm: VmId, host: HostId) -> bool:
     """Let faults strike when a host is asked; whether it never answers."""
     due = world.faults.take(Stage.CALL, vm, (host,), "Look")
     for fault in due:
@@ -119,7 +115,7 @@ def _look_hangs(world: Datacentre, vm: VmId, host: HostId) -> bool:
     return any(fault.kind in _ON_CALLS for fault in due)
 
 
-def _view(world: Datacentre, host: HostId, vm: VmId) -> HostView:
+def _view(world: SimulatedWorld, host: HostId, vm: VmId) -> HostView:
     if host not in world.hosts:
         return Unreachable(why=f"no host {host} is known")
     if not world.answers(host):
@@ -127,7 +123,7 @@ def _view(world: Datacentre, host: HostId, vm: VmId) -> HostView:
     return world.hosts[host].view(vm)
 
 
-def _carry_out(world: Datacentre, call: Call) -> None:
+def _carry_out(world: SimulatedWorld, call: Call) -> None:
     migration = world.migration_of(call.command.vm)
     if _is_frozen(world, migration) and not isinstance(call.command, ReadResult):
         # QEMU hangs in its switch-over, and its monitor with it: nobody gets an answer.
@@ -138,7 +134,7 @@ def _carry_out(world: Datacentre, call: Call) -> None:
         call.give(reply)
 
 
-def _is_frozen(world: Datacentre, migration: SimulatedMigration | None) -> bool:
+def _is_frozen(world: SimulatedWorld, migration: SimulatedMigration | None) -> bool:
     return (
         migration is not None
         and migration.stage is Stage.SWITCH_OVER
@@ -146,7 +142,7 @@ def _is_frozen(world: Datacentre, migration: SimulatedMigration | None) -> bool:
     )
 
 
-def _reply_to(world: Datacentre, call: Call) -> Reply | None:
+def _reply_to(world: SimulatedWorld, call: Call) -> Reply | None:
     """Do what is asked. `None`: the answer comes when a migration ends."""
     command = call.command
     assert not isinstance(command, Look), "looking goes another way"
@@ -191,7 +187,7 @@ def _reply_to(world: Datacentre, call: Call) -> Reply | None:
             return _copy_definition(world, host, domain, command)
 
 
-def _pause(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
+def _pause(world: SimulatedWorld, host: SimulatedHost, domain: Domain) -> Reply:
     process = domain.process
     if process is None:
         return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
@@ -203,7 +199,7 @@ def _pause(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     return OK
 
 
-def _resume(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
+def _resume(world: SimulatedWorld, host: SimulatedHost, domain: Domain) -> Reply:
     process = domain.process
     if process is None:
         return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
@@ -218,7 +214,7 @@ def _resume(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     return OK
 
 
-def _shut_down(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
+def _shut_down(world: SimulatedWorld, host: SimulatedHost, domain: Domain) -> Reply:
     vm, process = domain.vm, domain.process
     if process is None or process.state is not VmState.RUNNING:
         return failure(ErrorCode.OPERATION_INVALID, "domain is not running")
@@ -240,13 +236,16 @@ def _shut_down(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     return OK
 
 
-def _start(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
+def _start(world: SimulatedWorld, host: SimulatedHost, domain: Domain) -> Reply:
     vm = world.guests[domain.vm].vm
     if domain.process is not None:
         return failure(ErrorCode.OPERATION_INVALID, "domain is already running")
     for fault in world.faults.take(Stage.START, vm.id, (host.id,)):
         if fault.kind is FaultKind.START_FAILS:
             return failure(fault.code or ErrorCode.INTERNAL, fault.text or "process exited")
+        if fault.kind is FaultKind.START_COMES_LATE:
+            world.schedule(fault.after_seconds, partial(_start_late, world, host, vm.id))
+            return CONNECTION_LOST
         world.let_strike(fault, None)
     if world.is_locked(vm.id):
         return failure(ErrorCode.INTERNAL, 'Failed to get "write" lock')
@@ -258,7 +257,14 @@ def _start(world: Datacentre, host: SimulatedHost, domain: Domain) -> Reply:
     return OK
 
 
-def _end_stale_copy(world: Datacentre, host: SimulatedHost, command: EndStaleCopy) -> Reply:
+def _start_late(world: SimulatedWorld, host: SimulatedHost, vm: VmId) -> None:
+    """Carry out what nobody waits for any more, if that makes sense by now."""
+    domain = host.domains.get(vm)
+    if host.powered and domain is not None:
+        _start(world, host, domain)
+
+
+def _end_stale_copy(world: SimulatedWorld, host: SimulatedHost, command: EndStaleCopy) -> Reply:
     """Do what the real driver does, its own look at both hosts included."""
     kept = world.hosts[command.keep].view(command.vm)
     if against := why_not_end(command, host.view(command.vm), kept):
@@ -281,7 +287,7 @@ def _change_definition(
 
 
 def _copy_definition(
-    world: Datacentre,
+    world: SimulatedWorld,
     host: SimulatedHost,
     domain: Domain,
     command: CopyDefinition | MoveDefinition,

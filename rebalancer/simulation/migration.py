@@ -7,29 +7,26 @@ after the keep-alive time, and what an error says does not tell where the guest 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
 from rebalancer.rollout.driver import Failed, Migrate, Returned
 from rebalancer.rollout.sightings import JobKind, StateReason, TransferProgress
-from rebalancer.simulation.calls import Call, ErrorCode, failure
+from rebalancer.simulation.calls import CONNECTION_LOST, Call
 from rebalancer.simulation.disk_copy import DiskCopy
 from rebalancer.simulation.faults import Stage
 from rebalancer.simulation.memory import GuestMemory
 from rebalancer.simulation.transfer import MemoryTransfer, Phase
+from rebalancer.simulation.world import World
 
-if TYPE_CHECKING:
-    from rebalancer.simulation.datacentre import Datacentre
-
-CONNECTION_LOST = failure(ErrorCode.INTERNAL, "internal error: client socket is closed")
+type SimulatedWorld = World[SimulatedMigration]
+"""What a migration, and all that happens beside it, knows of the datacentre that it is in."""
 
 
 class SimulatedMigration:
     """A VM on its way. The datacentre lets time pass for it and tells it of cut links."""
 
-    def __init__(self, world: Datacentre, command: Migrate, call: Call) -> None:
+    def __init__(self, world: SimulatedWorld, command: Migrate, call: Call) -> None:
         """Set up the target; both hosts have agreed to it."""
         self.vm: VmId = command.vm
         self.command = command

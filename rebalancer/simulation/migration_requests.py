@@ -5,8 +5,6 @@ How a migration then goes is in `migration`. Error numbers are libvirt's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rebalancer.cluster.compatibility import misfits
 from rebalancer.cluster.inventory import Vm, VmId
 from rebalancer.rollout.driver import (
@@ -24,13 +22,10 @@ from rebalancer.simulation import disk_files
 from rebalancer.simulation.calls import Call, ErrorCode, failure
 from rebalancer.simulation.faults import Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost
-from rebalancer.simulation.migration import SimulatedMigration
-
-if TYPE_CHECKING:
-    from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.migration import SimulatedMigration, SimulatedWorld
 
 
-def migrate(world: Datacentre, call: Call, command: Migrate, domain: Domain) -> Reply | None:
+def migrate(world: SimulatedWorld, call: Call, command: Migrate, domain: Domain) -> Reply | None:
     """Begin a migration, or refuse to. `None`: the answer comes when it ends."""
     refusal = _refusal(world, command, domain)
     if refusal is not None:
@@ -46,7 +41,7 @@ def migrate(world: Datacentre, call: Call, command: Migrate, domain: Domain) -> 
     return None
 
 
-def _refusal(world: Datacentre, command: Migrate, domain: Domain) -> Failed | None:
+def _refusal(world: SimulatedWorld, command: Migrate, domain: Domain) -> Failed | None:
     """Return why source or target will not even begin."""
     source, target = world.hosts[command.host], world.hosts[command.target]
     vm = world.guests[command.vm].vm
@@ -73,7 +68,7 @@ def _refusal(world: Datacentre, command: Migrate, domain: Domain) -> Failed | No
     return None
 
 
-def _short_of_devices(world: Datacentre, target: SimulatedHost, vm: Vm) -> Failed | None:
+def _short_of_devices(world: SimulatedWorld, target: SimulatedHost, vm: Vm) -> Failed | None:
     """A pool gives out a device when QEMU starts, that of a copy that is coming in included."""
     running = [world.guests[other].vm for other, domain in target.domains.items() if domain.process]
     for pool, wanted in vm.devices.items():
@@ -85,7 +80,7 @@ def _short_of_devices(world: Datacentre, target: SimulatedHost, vm: Vm) -> Faile
     return None
 
 
-def name_clash(world: Datacentre, target: SimulatedHost, vm: VmId) -> Failed | None:
+def name_clash(world: SimulatedWorld, target: SimulatedHost, vm: VmId) -> Failed | None:
     """Why a VM cannot be made on a host: it has one that is called so."""
     name = world.guests[vm].vm.name
     if name in target.foreign_names:
@@ -109,7 +104,7 @@ def busy(domain: Domain) -> Failed:
 type Steering = Abort | SetMaxDowntime | SetBandwidth | SwitchToPostCopy | ReadProgress
 
 
-def steer(world: Datacentre, command: Steering) -> Reply:
+def steer(world: SimulatedWorld, command: Steering) -> Reply:
     """Change, watch or end a migration that is under way."""
     migration = world.migration_of(command.vm)
     if migration is None or migration.source.id != command.host:

@@ -6,32 +6,21 @@ the record then says that the disks are ruined.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 from rebalancer.cluster.inventory import VmId, VmState
 from rebalancer.rollout.driver import DiscardImage, Failed, Reply, Restore, Returned, Save
 from rebalancer.rollout.sightings import JobKind, StateReason
-from rebalancer.simulation.calls import Call, ErrorCode, failure
+from rebalancer.simulation.calls import CONNECTION_LOST, Call, ErrorCode, failure
 from rebalancer.simulation.faults import FaultKind, Stage
 from rebalancer.simulation.hosts import Domain, SimulatedHost
-
-if TYPE_CHECKING:
-    from rebalancer.simulation.datacentre import Datacentre
+from rebalancer.simulation.migration import SimulatedWorld
+from rebalancer.simulation.world import SavedImage
 
 _LOST = failure(ErrorCode.OPERATION_FAILED, "domain is no longer running")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedImage:
-    """One file."""
-
-    vm: VmId
-    at_seconds: float
-    """When the guest was stopped for it."""
-
-
-def save(world: Datacentre, call: Call, command: Save, domain: Domain) -> Reply | None:
+def save(world: SimulatedWorld, call: Call, command: Save, domain: Domain) -> Reply | None:
     """Stop the guest and write its memory. `None`: the answer comes when that is done."""
     host, process = world.hosts[command.host], domain.process
     if process is None:
@@ -57,7 +46,7 @@ def save(world: Datacentre, call: Call, command: Save, domain: Domain) -> Reply 
     return None
 
 
-def restore(world: Datacentre, call: Call, command: Restore) -> Reply | None:
+def restore(world: SimulatedWorld, call: Call, command: Restore) -> Reply | None:
     """Start a process that stands still, with the memory from a file."""
     host = world.hosts[command.host]
     memory_bytes = world.guests[command.vm].vm.memory_bytes
@@ -83,7 +72,13 @@ def restore(world: Datacentre, call: Call, command: Restore) -> Reply | None:
     return None
 
 
-def discard(world: Datacentre, command: DiscardImage) -> Reply:
+def _restore_late(world: SimulatedWorld, command: Restore) -> None:
+    """Carry out what nobody waits for any more."""
+    if world.hosts[command.host].powered:
+        restore(world, Call(command, world.seconds), command)
+
+
+def discard(world: SimulatedWorld, command: DiscardImage) -> Reply:
     """Delete a file; that it is not there is no error."""
     if (missing := _missing(world.hosts[command.host], command)) is not None:
         return missing
@@ -91,7 +86,7 @@ def discard(world: Datacentre, command: DiscardImage) -> Reply:
     return Returned()
 
 
-def note_resumed(world: Datacentre, host: SimulatedHost, vm: VmId) -> None:
+def note_resumed(world: SimulatedWorld, host: SimulatedHost, vm: VmId) -> None:
     """Write down that disks are ruined if the guest ran elsewhere after it was saved."""
     process = host.process_of(vm)
     if process is None or process.saved_at_seconds is None:
@@ -128,7 +123,7 @@ def _missing(host: SimulatedHost, command: Save | Restore | DiscardImage) -> Fai
 
 
 def _refusal(
-    world: Datacentre, command: Restore, host: SimulatedHost, memory_bytes: int
+    world: SimulatedWorld, command: Restore, host: SimulatedHost, memory_bytes: int
 ) -> Failed | None:
     if host.process_of(command.vm) is not None:
         return failure(ErrorCode.OPERATION_FAILED, "domain is already active")
@@ -138,6 +133,9 @@ def _refusal(
     for fault in world.faults.take(Stage.START, command.vm, (host.id,)):
         if fault.kind is FaultKind.START_FAILS:
             failed = failure(fault.code or ErrorCode.INTERNAL, fault.text or "process exited")
+        elif fault.kind is FaultKind.START_COMES_LATE:
+            world.schedule(fault.after_seconds, partial(_restore_late, world, command))
+            return CONNECTION_LOST
         else:
             world.let_strike(fault, None)
     if failed is None and not world.fits(host, memory_bytes):
@@ -148,5 +146,5 @@ def _refusal(
     return failed
 
 
-def _seconds(world: Datacentre, vm: VmId) -> float:
+def _seconds(world: SimulatedWorld, vm: VmId) -> float:
     return world.guests[vm].memory.resident_bytes / world.timings.image_bytes_per_second

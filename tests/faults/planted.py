@@ -108,6 +108,12 @@ def _forgets_left_overs(*of: Any) -> str:
     return ""
 
 
+def _waits_for_nothing(track: Any, times: Any, now: Any) -> bool:
+    """The quiet time before a start elsewhere is not waited for."""
+    del track, times, now
+    return True
+
+
 _ARRIVED = reconcile._Case.arrived
 _UNSPENT = saved_ends.is_unspent
 _FINISH = finish.enter
@@ -122,6 +128,7 @@ PLANTED: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
     "ends-the-wrong-copy": (two_copies, "stale_copy", _ends_the_wrong_copy),
     "ends-unasked": (two_copies, "stale_copy", _ends_unasked),
     "deletes-old-disks": (reconcile._Case, "arrived", _deletes_old_disks),
+    "waits-for-nothing": (finish, "_is_quiet", _waits_for_nothing),
     "forgets-left-overs": (finish, "left_behind", _forgets_left_overs),
 }
 """Where each bug goes: module, function, and what it is replaced by."""

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from rebalancer.cluster.inventory import HostId, Snapshot
@@ -39,10 +38,8 @@ from tests.faults.care import carelessness, why_not_end
 from tests.faults.played import Issued, Played, Written
 from tests.faults.scripts import Script
 from tests.faults.troubles import Act, What
-from tests.unit.rollout.crashes import KilledError
+from tests.unit.rollout.crashes import IN_MEMORY, KilledError
 
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""Where journals go: on a disk, waiting for it would take most of the time."""
 OBSERVED_EVERY_SECONDS = 10.0
 LONGEST_SECONDS = 5400.0
 """No rollout of a few migrations takes so long; one that does hangs."""

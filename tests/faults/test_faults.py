@@ -31,14 +31,15 @@ AT_ONCE = 10
 
 CAUGHT_BY: Mapping[str, tuple[str | tuple[int, ...], str]] = {
     "trusts-errors": ((47, 49), "I25 tidy"),
-    "starts-blindly": ((305,), "I6 looked first"),
+    "starts-blindly": ((460,), "I6 looked first"),
     "forgets-intents": ((0,), "I2 written first"),
-    "uses-images-twice": ((778,), "I9 image used once"),
-    "reserves-nothing": ((121,), "I16 budgets"),
+    "uses-images-twice": ((1674,), "I9 image used once"),
+    "reserves-nothing": ((191,), "I16 budgets"),
     "ends-the-wrong-copy": ("two copies run", "I7 ended with proof"),
     "ends-unasked": ("two copies run", "I7 ended with proof"),
     "deletes-old-disks": ((803,), "disks are kept"),
     "forgets-left-overs": ((803,), "disks are kept"),
+    "waits-for-nothing": ("a start comes late", "I8 never doubled"),
 }
 """For each planted bug: scripts that bring it to light, or the trouble that they have, and the
 promise that it breaks."""

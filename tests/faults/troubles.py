@@ -138,6 +138,13 @@ def _lost_call(
     return Part(faults=(lost,)) + reasons.get(operation, Part())
 
 
+def _late_start(random: Random, victim: Victim, point: Point) -> Part:
+    """A start breaks off and comes later, as late as libvirt waits for a domain's lock."""
+    del point
+    late = random.choice([2.5, 2.5, 3.5, 29.0])
+    return Part(faults=(Fault(kind=K.START_COMES_LATE, vm=victim.vm, after_seconds=late),))
+
+
 def _at(random: Random, what: What, earliest: float = 0.0, latest: float = 40.0) -> Act:
     return Act(at_seconds=round(random.uniform(earliest, latest), 1), what=what)
 
@@ -247,5 +254,12 @@ ALL: tuple[Trouble, ...] = (
     _acted("drain taken back", (49,), What.DRAIN_AND_UNDRAIN),
     _faulty("guest ignores shutdown", (55,), K.IGNORES_SHUTDOWN, ways=_COLD),
     _faulty("start fails", (56,), K.START_FAILS, ways=_COLD | _SAVED),
+    Trouble(
+        name="a start comes late",
+        numbers=(26, 56),
+        make=_late_start,
+        ways=_COLD | _SAVED,
+        anywhere=False,
+    ),
 )
 """In the order of the scenarios. What a simulation cannot express is named in `docs/safety.md`."""

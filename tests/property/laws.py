@@ -22,6 +22,9 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+SAME = 1e-5
+"""Costs closer than this are the same: the solver's tolerance and the least gain of a move."""
+
 THOROUGH = 500
 """Examples of a profile from which on every law gets all of them, whatever it costs."""
 

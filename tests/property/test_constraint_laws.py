@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rebalancer.cluster.demand import Demand
@@ -25,8 +25,7 @@ from rebalancer.placement.objectives import Tier, find_tiers
 from rebalancer.placement.problem import PlacementProblem, placement_problem
 from rebalancer.placement.solver import place
 from tests.builders import GIB, MIB, NOON, a_host, a_policy, a_vm
-
-law = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+from tests.property.laws import law
 
 DB = VmSelector(labels={"app": ("db",)})
 ALL = VmSelector()
@@ -123,7 +122,7 @@ def named(rule: Rule) -> str:
 
 
 @pytest.mark.parametrize("rule", domain_rules(hard=True), ids=named)
-@law
+@law()
 @given(snapshot=clusters(max_hosts=4, max_vms=7))
 def test_a_rule_that_is_broken_is_mended_or_no_worse(rule: Rule, snapshot: Snapshot) -> None:
     policy = a_policy(rule)
@@ -133,7 +132,7 @@ def test_a_rule_that_is_broken_is_mended_or_no_worse(rule: Rule, snapshot: Snaps
     assert_no_worse(snapshot, policy, answer)
 
 
-@law
+@law()
 @given(clusters(), st.sampled_from([r for r in domain_rules(hard=True) if named(r) in PLACES]))
 def test_no_vm_goes_to_a_host_that_a_fence_or_ban_forbids(snapshot: Snapshot, rule: Rule) -> None:
     assert isinstance(rule, Fence | Ban)
@@ -145,7 +144,7 @@ def test_no_vm_goes_to_a_host_that_a_fence_or_ban_forbids(snapshot: Snapshot, ru
         assert target == vm.host or not rule.forbids(vm, snapshot.host_by_id[target])
 
 
-@law
+@law()
 @given(clusters(), st.sampled_from(domain_rules(hard=False)))
 def test_a_soft_rule_is_a_price_and_nothing_else(snapshot: Snapshot, rule: Rule) -> None:
     policy = a_policy(replace(rule, weight=0.3))
@@ -156,7 +155,7 @@ def test_a_soft_rule_is_a_price_and_nothing_else(snapshot: Snapshot, rule: Rule)
     assert answer.objective.after <= answer.objective.before + 1e-9
 
 
-@law
+@law()
 @given(
     clusters(),
     st.lists(st.sampled_from(domain_rules(hard=True)), max_size=3, unique_by=lambda r: r.name),
@@ -170,7 +169,7 @@ def test_rules_that_contradict_each_other_still_have_an_answer(
 
 
 @pytest.mark.parametrize("kind", ["huge", "devices", "nodes"])
-@law
+@law()
 @given(data=st.data())
 def test_counted_things_are_never_promised_beyond_what_is_there(
     kind: str, data: st.DataObject
@@ -182,7 +181,7 @@ def test_counted_things_are_never_promised_beyond_what_is_there(
     assert_no_worse(snapshot, a_policy(), answer)
 
 
-@law
+@law()
 @given(clusters(huge=True, devices=True), st.integers(0, 3))
 def test_what_was_moved_is_counted_alike_afterwards(snapshot: Snapshot, others: int) -> None:
     policy = a_policy()
@@ -226,7 +225,7 @@ GROUPED = Together(name="t", vms=DB)
 """VMs that move as one count one by one."""
 
 
-@law
+@law()
 @given(clusters(), limits(), st.sampled_from([(), (GROUPED,)]))
 def test_caps_on_a_plan_hold_for_what_need_not_move(
     snapshot: Snapshot, caps: Limits, rules: tuple[Rule, ...]
@@ -244,7 +243,7 @@ def test_caps_on_a_plan_hold_for_what_need_not_move(
         assert overspent(snapshot, policy, answer.assignment, set()) == ()
 
 
-@law
+@law()
 @given(clusters(max_hosts=4), st.integers(1, 2))
 def test_restarts_after_host_failures_do_not_become_impossible(
     snapshot: Snapshot, failures: int
@@ -257,7 +256,7 @@ def test_restarts_after_host_failures_do_not_become_impossible(
     assert_no_worse(snapshot, policy, answer)
 
 
-@law
+@law()
 @given(clusters(), st.integers(2, 4), st.sampled_from(Domain))
 def test_presence_is_what_counting_says(snapshot: Snapshot, least: int, over: Domain) -> None:
     rule = Presence(name="p", vms=DB, over=over, at_least=least)
@@ -270,7 +269,7 @@ def test_presence_is_what_counting_says(snapshot: Snapshot, least: int, over: Do
     assert sum(v.severity for v in found) == max(0, missing)
 
 
-@law
+@law()
 @given(
     clusters(max_hosts=3, max_vms=4, huge=True, devices=True),
     limits(),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from hypothesis import event, settings
 from hypothesis import strategies as st
@@ -24,7 +23,6 @@ from hypothesis.stateful import (
 
 from rebalancer.cluster.inventory import Host, HostId, VmId
 from rebalancer.cluster.plan import Migration, MigrationState
-from rebalancer.cluster.policy import Limits
 from rebalancer.rollout.executor import Settings, execute, recover
 from rebalancer.rollout.journal import Journal
 from rebalancer.rollout.sightings import DomainView
@@ -35,13 +33,14 @@ from rebalancer.simulation.simulated_source import SimulatedSource
 from tests.builders import GIB, MIB, a_host, a_snapshot, a_vm
 from tests.property.laws import law
 from tests.unit.rollout.crashes import (
+    IN_MEMORY,
     Death,
     KilledError,
     MortalDriver,
     MortalJournal,
     a_dead_owner,
 )
-from tests.unit.rollout.plans import a_migration, a_plan
+from tests.unit.rollout.plans import LIMITS, a_migration, a_plan
 from tests.unit.rollout.ways import FACTS, STORAGE, Way
 
 S = MigrationState
@@ -49,8 +48,6 @@ PLACE = {S.COMPLETE: "target", S.SKIPPED: "source", S.FAILED_SAFE: "source", S.A
 HOSTS = tuple(
     a_host(f"h{n}", memory_bytes=32 * GIB, storage=frozenset({STORAGE})) for n in range(1, 4)
 )
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-LIMITS = Limits(per_host_out=2, per_host_in=2, cluster=3, link_share=0.7)
 LONGEST_SILENCE_SECONDS = 90.0
 
 deaths = (

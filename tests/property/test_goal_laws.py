@@ -32,8 +32,7 @@ from rebalancer.placement.problem import PlacementProblem, placement_problem
 from rebalancer.placement.relief_bound import relief_bound
 from rebalancer.placement.solver import place
 from tests.builders import GIB, NOON, a_host, a_policy, a_vm
-
-SAME = 1e-5
+from tests.property.laws import SAME
 
 SITES = (
     Site(name="a", energy_price_per_kwh=0.3, carbon_g_per_kwh=50, latency_seconds={"eu": 0.01}),

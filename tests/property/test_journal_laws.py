@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -30,9 +29,8 @@ from rebalancer.rollout.power_steps import Phase, PowerMark, Size, Unneeded
 from rebalancer.rollout.records import Entry, RecordKind, RolloutStatus, state_entry
 from tests.builders import NOON
 from tests.property.laws import law
+from tests.unit.rollout.crashes import IN_MEMORY
 from tests.unit.rollout.plans import a_plan
-
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)

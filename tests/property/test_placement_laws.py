@@ -54,11 +54,8 @@ from rebalancer.placement.ordering import stuck_moves
 from rebalancer.placement.problem import PlacementProblem, Resource, placement_problem
 from rebalancer.placement.solver import place
 from tests.builders import GIB, NOON, a_host, a_policy, a_vm
-from tests.property.laws import law
+from tests.property.laws import SAME, law
 from tests.strategies import snapshots
-
-SAME = 1e-5
-"""Costs closer than this are the same: the solver's tolerance and the least gain of a move."""
 
 
 def solve(snapshot: Snapshot, policy: Policy) -> Placement:

@@ -13,23 +13,19 @@ from hypothesis import strategies as st
 
 from rebalancer.cluster.inventory import HostId, Snapshot
 from rebalancer.cluster.plan import Migration, MigrationState, Outcome, Plan
-from rebalancer.cluster.policy import Limits
 from rebalancer.rollout.executor import Settings
 from rebalancer.rollout.sightings import DomainView
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.faults import Fault, FaultKind, Stage, random_faults
 from tests.builders import GIB, IMAGES, MIB, a_disk, a_host, a_snapshot, a_vm, with_disks
 from tests.property.laws import law
-from tests.unit.rollout.crashes import Death, Story, live_through
-from tests.unit.rollout.plans import a_migration, a_plan
+from tests.unit.rollout.crashes import IN_MEMORY, Death, Story, live_through
+from tests.unit.rollout.plans import LIMITS, a_migration, a_plan
 from tests.unit.rollout.ways import FACTS, STORAGE, Way
 
 S = MigrationState
 SHARED = frozenset({STORAGE})
 HOSTS = tuple(a_host(f"h{n}", memory_bytes=32 * GIB, storage=SHARED) for n in range(1, 5))
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""Where journals of tests go: on a disk, waiting for it would take most of the time."""
-LIMITS = Limits(per_host_out=2, per_host_in=2, cluster=3, link_share=0.7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

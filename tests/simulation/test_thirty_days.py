@@ -10,8 +10,8 @@ from rebalancer.cluster.plan import Priority
 from rebalancer.rollout.records import Move
 from tests.simulation import month
 from tests.simulation.month import Month
+from tests.unit.rollout.crashes import IN_MEMORY
 
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 WEEKS = month.DAYS / 7
 
 

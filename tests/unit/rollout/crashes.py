@@ -19,6 +19,9 @@ from rebalancer.simulation.clock import VirtualClock
 from rebalancer.simulation.datacentre import Datacentre
 from rebalancer.simulation.simulated_driver import SimulatedDriver
 
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where journals of tests go: on a disk, waiting for it would take most of the time."""
+
 
 class KilledError(BaseException):
     """kill -9: nothing that the program could catch."""

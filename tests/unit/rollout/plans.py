@@ -7,8 +7,11 @@ from typing import Any
 
 from rebalancer.cluster.inventory import HostId, Mode, VmId
 from rebalancer.cluster.plan import Migration, Plan, Priority, Verdict, VerdictKind
+from rebalancer.cluster.policy import Limits
 from rebalancer.cluster.prediction import Confidence, Prediction
 from tests.builders import GIB, MIB, NOON
+
+LIMITS = Limits(per_host_out=2, per_host_in=2, cluster=3, link_share=0.7)
 
 
 def a_migration(

@@ -20,13 +20,7 @@ from rebalancer.cluster.windows import Window
 from rebalancer.errors import LockHeldError, PlanRefusedError
 from rebalancer.rollout.driver import (
     Command,
-    Failed,
-    Look,
-    Pending,
-    Reply,
-    Restore,
     SetAutostart,
-    Start,
     Ticket,
 )
 from rebalancer.rollout.events import (
@@ -377,7 +371,7 @@ def test_a_move_that_can_wait_does_not_start_shortly_before_the_window_closes(
 
     # One takes 25 s, and up to 40: the second would be over at 12:01:05 at the latest.
     assert world.states(result) == [S.COMPLETE, S.SKIPPED, S.SKIPPED, S.COMPLETE]
-    assert "the maintenance window closes at Mon 12:01 UTC" in result.outcomes[1].text
+    assert "the maintenance window closes at Mon 2026-11-23 12:01 UTC" in result.outcomes[1].text
 
 
 def test_a_drained_host_receives_nothing(make_world: MakeWorld) -> None:
@@ -500,45 +494,48 @@ def test_a_cold_move_is_not_started_elsewhere_while_its_source_would_start_it_wh
     assert world.running_on("vm1") == ("h1",)
 
 
-class StartsLate(SimulatedDriver):
-    """The connection breaks while the target's libvirtd hangs; it starts the guest afterwards."""
-
-    def __init__(self, datacentre: Datacentre) -> None:
-        super().__init__(datacentre)
-        self._world = datacentre
-        self._broken: Ticket | None = None
-
-    def issue(self, command: Command) -> Ticket:
-        if self._broken is not None or not isinstance(command, Start | Restore):
-            return super().issue(command)
-
-        def carried_out() -> None:
-            self._world.ask(command)
-
-        self._world.schedule(2.0, carried_out)
-        self._broken = super().issue(Look(vm=command.vm, hosts=(command.host,)))
-        return self._broken
-
-    def poll(self, ticket: Ticket) -> Reply:
-        reply = super().poll(ticket)
-        if ticket != self._broken or isinstance(reply, Pending):
-            return reply
-        return Failed(text="Cannot recv data: Connection reset by peer", code=38)
-
-
 @pytest.mark.parametrize("way", [Way.COLD, Way.SAVED])
 def test_a_start_whose_answer_broke_off_may_come_late_and_is_waited_for(
     make_world: MakeWorld, way: Way
 ) -> None:
     hosts = [a_host(name, storage=frozenset({STORAGE})) for name in ("h1", "h2")]
-    world = make_world(hosts=hosts)
-    driver = StartsLate(world.datacentre)
+    late = Fault(kind=FaultKind.START_COMES_LATE, host=HostId("h2"), after_seconds=2.5)
+    world = make_world(hosts=hosts, faults=[late])
 
-    result = world.roll_out(a_plan(a_migration(**way.plan)), driver=driver)
+    result = world.roll_out(a_plan(a_migration(**way.plan)))
     world.clock.sleep(60)
 
     assert world.states(result) == [S.COMPLETE]
     assert world.running_on("vm1") == ("h2",)
+
+
+@pytest.mark.parametrize("way", [Way.COLD, Way.SAVED])
+def test_what_is_brought_back_late_is_not_given_up_before_it_could_come(
+    make_world: MakeWorld, way: Way
+) -> None:
+    hosts = [a_host(name, storage=frozenset({STORAGE})) for name in ("h1", "h2")]
+    fails = Fault(kind=FaultKind.START_FAILS, host=HostId("h2"), code=9)
+    late = Fault(kind=FaultKind.START_COMES_LATE, host=HostId("h1"), after_seconds=20.0)
+    world = make_world(hosts=hosts, faults=[fails, late, late, late])
+
+    result = world.roll_out(a_plan(a_migration(**way.plan)))
+
+    assert world.states(result) == [S.FAILED_SAFE]
+    assert world.running_on("vm1") == ("h1",)
+
+
+def test_a_target_that_dies_while_its_statistics_are_asked_for_is_looked_at_again(
+    make_world: MakeWorld,
+) -> None:
+    dies = Fault(
+        kind=FaultKind.HOST_DIES, host=HostId("h2"), stage=Stage.CALL, operation="ReadResult"
+    )
+    world = make_world(faults=[dies])
+
+    result = world.roll_out(a_plan(a_migration()))
+
+    assert world.states(result) == [S.UNKNOWN]
+    assert "h2 does not answer" in result.outcomes[0].text
 
 
 def test_an_error_is_no_outcome(make_world: MakeWorld) -> None:

@@ -232,6 +232,27 @@ def test_a_call_without_an_answer_loses_nothing(
     assert world.images == {}
 
 
+def test_what_was_loaded_while_a_host_fell_silent_is_let_run_by_recover_once_that_answers(
+    tmp_path: Path,
+) -> None:
+    silent = Fault(
+        kind=FaultKind.HOST_UNREACHABLE,
+        vm=MOVE.vm,
+        host=HostId("h3"),
+        stage=Stage.CALL,
+        operation="Restore",
+        duration_seconds=400.0,
+    )
+
+    outcome, world = roll_out(tmp_path, silent)
+
+    assert outcome.state is S.UNKNOWN
+    assert "h3 does not answer" in outcome.text
+    assert "rebalancer recover" in outcome.text
+    assert world.record.running_on(MOVE.vm) == (H2,)
+    assert world.images == {}
+
+
 def test_a_guest_that_ends_after_it_was_let_run_is_not_brought_back_from_the_file(
     tmp_path: Path,
 ) -> None:

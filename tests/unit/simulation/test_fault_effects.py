@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from rebalancer.cluster.inventory import HostId, VmId, VmState
+from rebalancer.rollout.calls import may_still_happen
 from rebalancer.rollout.driver import (
     Abort,
     Command,
@@ -22,6 +23,7 @@ from rebalancer.rollout.driver import (
     Start,
     SwitchToPostCopy,
     Ticket,
+    Undefine,
 )
 from rebalancer.rollout.sightings import (
     Absent,
@@ -338,6 +340,34 @@ def test_a_failed_start_leaves_the_vm_off_and_the_next_one_works() -> None:
     assert first.text == "no such device"
     assert isinstance(trial.do(Start(vm=VM, host=H1)), Returned)
     assert trial.running_on() == (H1,)
+
+
+def test_a_late_start_is_answered_by_a_broken_connection_and_carried_out_all_the_same() -> None:
+    trial = Trial(fault(FaultKind.START_COMES_LATE, after_seconds=20.0))
+    trial.do(ShutDown(vm=VM, host=H1), 10.0)
+
+    reply = trial.do(Start(vm=VM, host=H1))
+
+    assert isinstance(reply, Failed)
+    assert may_still_happen("Start", reply)
+    assert trial.running_on() == ()
+    trial.world.advance(20.0)
+    assert trial.running_on() == (H1,)
+
+
+def test_a_late_start_never_comes_where_the_power_or_the_definition_is_gone() -> None:
+    late = Fault(kind=FaultKind.START_COMES_LATE, after_seconds=20.0)
+    dies = Fault(kind=FaultKind.HOST_DIES, host=H1, at_seconds=15.0)
+    for faults, then in (((late, dies), None), ((late,), Undefine(vm=VM, host=H1))):
+        trial = Trial(faults)
+        trial.do(ShutDown(vm=VM, host=H1), 10.0)
+        trial.do(Start(vm=VM, host=H1), 2.0)
+        if then is not None:
+            trial.do(then, 1.0)
+
+        trial.world.advance(30.0)
+
+        assert trial.running_on() == ()
 
 
 def test_an_io_error_stops_the_guest() -> None:
