@@ -41,7 +41,7 @@ def _misfits(vm: Vm, source: Host, host: Host, copies_disks: bool) -> Iterator[s
         yield f"the host does not reach storage {', '.join(missing)}"
     if host.networks is not None and (missing := sorted(vm.networks - host.networks)):
         yield f"the host has no network {', '.join(missing)}"
-    if vm.memory_bytes > host.guest_memory_bytes:
+    if vm.memory_bytes > host.guest_memory_bytes and not host.is_of_unknown_size:
         yield (
             f"it needs {bytes_text(vm.memory_bytes)} of memory, "
             f"the host has {bytes_text(max(0, host.guest_memory_bytes))} for guests"

@@ -159,6 +159,11 @@ class Host:
         """Whether a VM may be moved here at all."""
         return self.state is HostState.UP
 
+    @property
+    def is_of_unknown_size(self) -> bool:
+        """Whether it was never looked at, so that it has no capacity to relate anything to."""
+        return not self.may_receive and (self.cpu_cores <= 0 or self.memory_bytes <= 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vm:

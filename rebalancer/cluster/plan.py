@@ -197,15 +197,18 @@ class PowerStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOutlook:
-    """A host before and after the plan; the ratios are of its capacity, reserve taken off."""
+    """A host before and after the plan; the ratios are of its capacity, reserve taken off.
+
+    They are `None` where that is unknown: of a host that never answered.
+    """
 
     host: HostId
     name: str
     state: HostState
-    cpu_ratio_before: float
-    cpu_ratio_after: float
-    memory_ratio_before: float
-    memory_ratio_after: float
+    cpu_ratio_before: float | None
+    cpu_ratio_after: float | None
+    memory_ratio_before: float | None
+    memory_ratio_after: float | None
     vms_before: int
     vms_after: int
 

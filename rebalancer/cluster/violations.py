@@ -184,6 +184,8 @@ def _bars(vm: Vm, source: Host, target: Host, policy: Policy) -> Iterator[str]:
 
 def _overfull(host: Host, members: list[Vm], policy: Policy, demand: Demand) -> Iterator[Violation]:
     """Memory, CPU and vCPUs promised beyond capacity; severity is the share too much."""
+    if host.is_of_unknown_size:
+        return  # Nothing is moved there, and what it is too small for nobody can tell.
     vms = tuple(vm.id for vm in members)
     cores = sum(demand.vm_cpu_peak_cores[vm.id] for vm in members)
     uses = (

@@ -38,8 +38,13 @@ class Span:
     zone: str
 
     def shown(self, instant: datetime) -> str:
-        """Say an instant as the window's people read it: `Tue 05:00 Europe/Berlin`."""
-        return f"{instant.astimezone(ZoneInfo(self.zone)):%a %H:%M} {self.zone}"
+        """Say an instant as the window's people read it, with what anybody else needs.
+
+        `Tue 2026-11-24 05:00 Europe/Berlin (+01:00)`, `Tue 2026-11-24 04:00 UTC`.
+        """
+        local = instant.astimezone(ZoneInfo(self.zone))
+        offset = "" if self.zone == "UTC" else f" ({local:%:z})"
+        return f"{local:%a %Y-%m-%d %H:%M} {self.zone}{offset}"
 
 
 def span_at(windows: Sequence[Window], now: datetime) -> Span | None:

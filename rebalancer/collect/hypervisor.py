@@ -76,7 +76,7 @@ class Job:
     """A job that runs on a domain."""
 
     operation: JobOperation
-    """`UNKNOWN` when libvirt did not say which."""
+    """`UNKNOWN` when libvirt did not say which, or not whether there is one at all."""
     bytes_per_second: float | None = None
     """What it takes of the network, if it is a migration out and libvirt says so."""
 

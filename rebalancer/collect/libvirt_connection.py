@@ -27,6 +27,7 @@ from rebalancer.errors import UsageError
 
 _MOST_CELLS = 64
 _MIB = 2**20
+_UNKNOWN_JOB = Job(operation=JobOperation.UNKNOWN)
 
 
 def connect_read_only(uri: str) -> HypervisorConnection:
@@ -268,11 +269,15 @@ def _jobs(domains: Sequence[Any]) -> Mapping[str, Job]:
 
 
 def _job(domain: Any) -> Job | None:  # noqa: ANN401 (libvirt-python has no types)
-    """Return what runs on a domain; `None` when nothing does."""
+    """Return what runs on a domain; `None` when nothing does, an unknown job where that is unclear.
+
+    The target of a migration answers with an error, too (its statistics are the source's), so an
+    error is no sign of peace.
+    """
     try:
         stats = domain.jobStats(0)
-    except libvirt_library().libvirtError:
-        return None  # it is gone, or its driver knows no jobs
+    except libvirt_library().libvirtError as error:
+        return None if _says_that_nothing_runs(domain, error) else _UNKNOWN_JOB
     if not stats.get("type"):
         return None
     number = stats.get("operation", 0)
@@ -281,3 +286,17 @@ def _job(domain: Any) -> Job | None:  # noqa: ANN401 (libvirt-python has no type
     rate = float(stats.get("memory_bps", 0)) + float(stats.get("disk_bps", 0))
     is_leaving = operation is JobOperation.MIGRATION_OUT
     return Job(operation=operation, bytes_per_second=rate if is_leaving and rate > 0 else None)
+
+
+def _says_that_nothing_runs(domain: Any, error: Any) -> bool:  # noqa: ANN401 (as above)
+    """Whether an answer means that there is no job: the domain is gone or off, or no driver's."""
+    api, code = libvirt_library(), error.get_error_code()
+    if code in (api.VIR_ERR_NO_DOMAIN, api.VIR_ERR_NO_SUPPORT):
+        return True
+    if code != api.VIR_ERR_OPERATION_INVALID:
+        return False
+    # To a domain that is off, and with some versions to one that is arriving.
+    try:
+        return not domain.isActive()
+    except api.libvirtError as lost:
+        return bool(lost.get_error_code() == api.VIR_ERR_NO_DOMAIN)

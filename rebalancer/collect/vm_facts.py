@@ -33,7 +33,7 @@ _JOBS = {
     JobOperation.RESTORE: "it is being restored",
     JobOperation.DUMP: "its memory is being dumped",
     JobOperation.START: "it is being started",
-    JobOperation.UNKNOWN: "libvirt is busy with it",
+    JobOperation.UNKNOWN: "libvirt is busy with it, or does not say whether it is",
 }
 
 _ODD_REASONS: Mapping[tuple[VmState, int], str] = {

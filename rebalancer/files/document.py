@@ -1,7 +1,7 @@
 """A file that was read, ready to be checked against the model of what it should hold."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -38,10 +38,11 @@ class Document:
     within: Path = ()
     """Where in the file this starts, when it is only a part of it."""
 
-    def read[M: BaseModel](self, model: type[M]) -> M:
+    def read[M: BaseModel](self, model: type[M], also: Sequence[Finding] = ()) -> M:
         """Return what the file says; raise `InvalidFileError` with everything wrong in it.
 
-        Types are taken as written: `true` is not a number, and `"4"` is text.
+        Types are taken as written: `true` is not a number, and `"4"` is text. `also` is what
+        the model cannot find, to be told together with what it can.
         """
         assert model.model_config.get("extra") == "forbid", f"{model.__name__} hides misspelt keys"
         findings = [*self.findings, *self._version_findings(model)]
@@ -57,6 +58,7 @@ class Document:
                 raise InvalidFileError(self._faults(findings), stopped_early=True) from None
             errors = error.errors(include_url=False, include_input=False)
             findings += explain(errors, model, self.tree)
+        findings += also
         if findings:
             raise InvalidFileError(self._faults(findings))
         return result

@@ -170,6 +170,9 @@ def placement_problem(snapshot: Snapshot, demand: Demand, policy: Policy) -> Pla
     load[[Resource.CORES, Resource.NOW]] += base
     leavable = in_scope & np.array([state in LEAVABLE_STATES for state in states], bool)
     capacity = _capacity(snapshot, policy, host_ids, base + demand.host_margin_cores)
+    unknown = np.array([host.is_of_unknown_size for host in hosts], bool)
+    # What is on a host that nobody has seen is not too much for it: nobody can tell.
+    capacity[:, unknown] = load[: len(LIMITED), unknown]
     # A host whose own CPU use passes the limit takes nobody, not even an idle VM.
     receives = scored & (capacity >= 0).all(axis=0)
     groups = find_groups(policy, snapshot, units, hosts)

@@ -8,9 +8,6 @@ from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, Host, HostId, Snapshot, Vm, VmId
 from rebalancer.cluster.plan import HostOutlook
 
-LEAST_CORES = 1e-3
-"""A host that does not answer may have no size at all: nothing was ever seen of it, nor on it."""
-
 
 def host_outlooks(
     snapshot: Snapshot, demand: Demand, moved: Mapping[VmId, HostId]
@@ -42,11 +39,15 @@ def _outlook(host: Host, demand: Demand, before: list[Vm], after: list[Vm]) -> H
     )
 
 
-def _cpu_ratio(host: Host, demand: Demand, vms: list[Vm]) -> float:
+def _cpu_ratio(host: Host, demand: Demand, vms: list[Vm]) -> float | None:
+    if host.cpu_cores <= 0:
+        return None
     used = sum(demand.vm_cpu_cores[vm.id] for vm in vms if vm.is_active)
-    return (used + demand.host_base_cores[host.id]) / max(LEAST_CORES, host.cpu_cores)
+    return (used + demand.host_base_cores[host.id]) / host.cpu_cores
 
 
-def _memory_ratio(host: Host, vms: list[Vm]) -> float:
+def _memory_ratio(host: Host, vms: list[Vm]) -> float | None:
+    if host.memory_bytes <= 0:
+        return None
     promised = sum(vm.memory_bytes for vm in vms if vm.is_active)
     return promised / max(1, host.guest_memory_bytes)

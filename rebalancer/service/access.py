@@ -29,6 +29,7 @@ from rebalancer.service.configured import (
     sites_of,
     with_history,
 )
+from rebalancer.service.file_kind import FileKind, expecting
 from rebalancer.service.power_view import known_asleep, power_marks
 
 
@@ -87,7 +88,8 @@ def open_for_reading(
 
 def _saved(file: Path) -> ReadAccess:
     source = SnapshotFile(file)
-    snapshot = source.observe()
+    with expecting(FileKind.SNAPSHOT, file):
+        snapshot = source.observe()
     return ReadAccess(
         cluster=snapshot.cluster,
         host_names=tuple(host.name for host in snapshot.hosts),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rebalancer.cluster.inventory import Host, HostState, Snapshot, Vm
 from rebalancer.service.layout import Bar, Block, Cell, Column, Line, Table, Tone, abridged
 from rebalancer.service.overpromise import named, overpromised_now
-from rebalancer.service.plan_report import HOT_RATIO, natural
+from rebalancer.service.plan_report import HOT_RATIO, NOT_KNOWN, SIZE_UNKNOWN, natural
 from rebalancer.service.wording import (
     bytes_text,
     count_text,
@@ -82,21 +82,25 @@ def _doubts(snapshot: Snapshot) -> Iterator[str]:
 def _host_row(host: Host, vms: Sequence[Vm]) -> tuple[Cell, ...]:
     active = [vm for vm in vms if vm.is_active]
     used = host.cpu_used_cores
+    # Nobody has seen anything of it, and that is not the same as nothing.
+    is_unseen = host.state is HostState.UNKNOWN and not vms
     cores = sum(vm.cpu_used_cores for vm in active) if used is None else used
     promised = sum(vm.memory_bytes for vm in active)
     return (
         host.name,
         host.state.value,
         host.site or _NOTHING,
-        f"{host.cpu_cores:g}",
-        _bar(cores, host.cpu_cores),
-        bytes_text(host.guest_memory_bytes),
-        _bar(promised, host.guest_memory_bytes),
-        str(len(vms)),
+        f"{host.cpu_cores:g}" if host.cpu_cores > 0 else _NOTHING,
+        NOT_KNOWN if is_unseen else _bar(cores, host.cpu_cores),
+        bytes_text(host.guest_memory_bytes) if host.memory_bytes > 0 else _NOTHING,
+        NOT_KNOWN if is_unseen else _bar(promised, host.guest_memory_bytes),
+        "?" if is_unseen else str(len(vms)),
         host.state_reason,
     )
 
 
-def _bar(used: float, capacity: float) -> Bar:
-    ratio = used / capacity if capacity > 0 else 0.0
+def _bar(used: float, capacity: float) -> Cell:
+    if capacity <= 0:
+        return SIZE_UNKNOWN
+    ratio = used / capacity
     return Bar(ratio=ratio, text=ratio_text(ratio), hot=ratio > HOT_RATIO)

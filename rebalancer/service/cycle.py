@@ -45,7 +45,8 @@ DRAIN_GOALS = (DrainGoal(tier=0), MovementGoal(tier=1, weight=1.0), BalanceGoal(
 
 DOES_LESS = (
     "not everything that would be best can be carried out (see Not moved), so nothing is said "
-    "of how near to the best possible the plan comes"
+    "of how near to the best possible the plan comes; the loads in the reasons of its steps are "
+    "those with all of it carried out, the loads in the table those of the plan"
 )
 
 type Measure = Callable[[Snapshot, Collection[VmId]], Snapshot]

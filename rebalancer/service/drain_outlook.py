@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rebalancer.cluster.inventory import Host, HostId, Mode, Snapshot, Vm, VmId
+from rebalancer.cluster.inventory import Host, HostId, HostState, Mode, Snapshot, Vm, VmId
 from rebalancer.cluster.plan import Migration, Plan
 from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.prediction import Confidence
@@ -114,7 +114,7 @@ def drain_outlook(
         if (moves := steps.get(vm.id)) and moves[-1].target not in hosts:
             leaving.append(_left(vm, moves))
         else:
-            why = reasons.get(vm.id, (plan.verdict.text,))
+            why = reasons.get(vm.id) or _of_its_host(snapshot.host_by_id[vm.host], plan)
             leaving.append(_stays(vm, snapshot, policy, why))
     order = {way: rank for rank, way in enumerate(Way)}
     place = {host: rank for rank, host in enumerate(hosts)}
@@ -126,6 +126,13 @@ def drain_outlook(
         ends_seconds=max(ends, default=0.0),
         waits=out_of_hours(plan, policy, plan.created_at),
     )
+
+
+def _of_its_host(host: Host, plan: Plan) -> tuple[str, ...]:
+    """Why a VM stays of which the plan itself says nothing."""
+    if host.state is HostState.UNKNOWN:
+        return (f"{host.name} did not answer, so nothing is moved off it",)
+    return (plan.verdict.text,)
 
 
 def _left(vm: Vm, moves: Sequence[Migration]) -> Leaving:

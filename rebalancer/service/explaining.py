@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Assignment, HostId, Snapshot, Vm, VmId
-from rebalancer.cluster.plan import Plan
+from rebalancer.cluster.plan import Plan, Priority
 from rebalancer.cluster.policy import Policy
 from rebalancer.errors import ExitCode
 from rebalancer.forecast.demand import forecast_demand
 from rebalancer.placement.arrays import Ints
 from rebalancer.placement.explain.possibility import in_terms_of
 from rebalancer.placement.explain.rejected import Objections
+from rebalancer.placement.explain.spent import Besides
 from rebalancer.placement.explain.why_here import Alternative, WhyHere, unit_of, why_here
 from rebalancer.placement.objectives import Tier, find_tiers, is_necessary
 from rebalancer.placement.problem import PlacementProblem, placement_problem
@@ -83,7 +85,9 @@ class _View:
         tiers = find_tiers(problem)
         x = in_terms_of(problem, self.assignment())
         x = problem.start if x is None else x
-        why = why_here(problem, tiers, x, self.snapshot.vm_by_id[vm.id])
+        besides = self.besides(problem, x)
+        why = why_here(problem, tiers, x, self.snapshot.vm_by_id[vm.id], besides)
+        stays = why.planned == why.present
         other = next((one for one in (*why.possible, *why.impossible) if one.host == asked), None)
         journey = self.journey(vm, other) if other is not None else ()
         return WhyReport(
@@ -92,7 +96,7 @@ class _View:
             policy=self.policy.name,
             verdict=self.plan.verdict.text,
             reason=self.reason(vm.id),
-            stays_as=self.stays_as(problem, tiers, x, why) if why.planned == why.present else (),
+            stays_as=self.stays_as(problem, tiers, x, why, besides) if stays else (),
             asked=other,
             is_there=asked == why.planned,
             journey=journey if isinstance(journey, Journey) else None,
@@ -105,7 +109,12 @@ class _View:
         return f"{found} (so the plan that was made)" if found and self.plan.is_edited else found
 
     def stays_as(
-        self, problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, why: WhyHere
+        self,
+        problem: PlacementProblem,
+        tiers: Sequence[Tier],
+        x: Ints,
+        why: WhyHere,
+        besides: Besides,
     ) -> tuple[str, ...]:
         """Why a VM stays: what holds it, or that no host that could take it is better."""
         unmoved = [reason for u in self.plan.unmoved if u.vm == why.vm.id for reason in u.reasons]
@@ -120,10 +129,16 @@ class _View:
             return (f"{best.name} would be better, but {self.plan.verdict.text}",)
         goals = [tier for tier in tiers if not is_necessary(tier)]
         column = problem.host_ids.index(best.host)
-        objections = Objections(problem, goals, x).against(
+        objections = Objections(problem, goals, x, besides).against(
             unit_of(problem, why.vm), column, best.change.benefit, best.change.price
         )
         return tuple(f"{best.name} would be better, but {text}" for text in objections)
+
+    def besides(self, problem: PlacementProblem, x: Ints) -> Besides:
+        """What the plan may move besides what has to be: what empties a host or mends a rule."""
+        urgent = {m.vm for m in self.plan.migrations if m.priority is not Priority.BALANCE}
+        has_to = [any(vm.id in urgent for vm in unit) for unit in problem.units]
+        return Besides.what_is_needed(problem, np.where(has_to, x, problem.start))
 
     def assignment(self) -> Assignment:
         """Where the plan has every VM."""

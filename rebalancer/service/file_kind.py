@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -47,6 +49,35 @@ def kind_of(file: Path) -> FileKind:
     raise InvalidFileError(
         [Fault(file=str(file), problem="its keys do not tell what it is", expected=kinds)]
     )
+
+
+_OPTIONS = {
+    FileKind.CONFIG: "name it with --config",
+    FileKind.POLICY: "name it with --policy",
+    FileKind.SCENARIO: "name it with --scenario",
+    FileKind.SNAPSHOT: "name it with --snapshot",
+    FileKind.PLAN: "rebalancer show tells what is in it",
+}
+
+
+@contextmanager
+def expecting(wanted: FileKind, file: Path) -> Iterator[None]:
+    """While a file is read: of one of another kind say that, rather than every key of it."""
+    try:
+        yield
+    except InvalidFileError as error:
+        raise _mistaken(wanted, file) or error from None
+
+
+def _mistaken(wanted: FileKind, file: Path) -> InvalidFileError | None:
+    try:
+        kind = kind_of(file)
+    except InvalidFileError:
+        return None
+    if kind is wanted:
+        return None
+    problem = f"this is a {kind}, not a {wanted}"
+    return InvalidFileError([Fault(file=str(file), problem=problem, expected=_OPTIONS[kind])])
 
 
 def _top_keys(document: Document) -> set[str]:

@@ -17,6 +17,7 @@ from rebalancer.cluster.demand import Demand
 from rebalancer.cluster.inventory import Host, HostId, Snapshot, Vm
 from rebalancer.cluster.plan import Plan, Verdict, VerdictKind
 from rebalancer.cluster.policy import Policy
+from rebalancer.cluster.violations import LEAVABLE_STATES
 from rebalancer.errors import ExitCode, UsageError
 from rebalancer.forecast.demand import forecast_demand
 from rebalancer.planning.obstacles import obstacles
@@ -166,8 +167,10 @@ def _plan_to(
 def _nowhere(snapshot: Snapshot, policy: Policy, demand: Demand, request: Request, vm: Vm) -> Plan:
     """The plan that moves nothing, because no host at all could take the VM."""
     plan = plan_towards(stay(snapshot), snapshot, demand, policy, request)
+    home = snapshot.host_by_id[vm.host]
+    why = f"; {home.name} is {home.state}" if home.state not in LEAVABLE_STATES else ""
     text = (
-        f"blocked: no host could take {vm.name}; "
+        f"blocked: no host could take {vm.name}{why}; "
         "rebalancer migrate with a host says what speaks against that one"
     )
     return replace(plan, verdict=Verdict(kind=VerdictKind.BLOCKED, text=text), objective=None)

@@ -49,9 +49,9 @@ def left_overpromised(plan: Plan) -> tuple[HostOutlook, ...]:
     found = [
         host
         for host in plan.hosts
-        if host.memory_ratio_after > 1 and f"memory of {host.name}" in broken
+        if (host.memory_ratio_after or 0.0) > 1 and f"memory of {host.name}" in broken
     ]
-    return tuple(sorted(found, key=lambda host: (-host.memory_ratio_after, host.name)))
+    return tuple(sorted(found, key=lambda host: (-(host.memory_ratio_after or 0.0), host.name)))
 
 
 def overpromised_now(snapshot: Snapshot, policies: Mapping[str, Policy]) -> tuple[Overpromise, ...]:

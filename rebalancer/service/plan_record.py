@@ -197,10 +197,10 @@ class HostRecord(FileModel):
     host: Name
     name: str
     state: HostState
-    cpu_ratio_before: Amount
-    cpu_ratio_after: Amount
-    memory_ratio_before: Amount
-    memory_ratio_after: Amount
+    cpu_ratio_before: Amount | None
+    cpu_ratio_after: Amount | None
+    memory_ratio_before: Amount | None
+    memory_ratio_after: Amount | None
     vms_before: Count
     vms_after: Count
 

@@ -57,6 +57,12 @@ VIOLATIONS_SHOWN = 10
 HOT_RATIO = 0.85
 """From here on a bar is drawn as a warning, as the default trigger has it."""
 
+NOT_KNOWN = "not known"
+"""Instead of the load of a host that did not answer."""
+
+SIZE_UNKNOWN = "size unknown"
+"""Instead of the load of a host of which nobody knows how large it is: it never answered."""
+
 _SAME_RATIO = 0.0005
 """Ratios that differ by less are printed alike."""
 
@@ -189,9 +195,13 @@ def is_changed(host: HostOutlook) -> bool:
     """Whether the plan makes a visible difference to the host."""
     return (
         host.vms_before != host.vms_after
-        or abs(host.cpu_ratio_before - host.cpu_ratio_after) >= _SAME_RATIO
-        or abs(host.memory_ratio_before - host.memory_ratio_after) >= _SAME_RATIO
+        or _differ(host.cpu_ratio_before, host.cpu_ratio_after)
+        or _differ(host.memory_ratio_before, host.memory_ratio_after)
     )
+
+
+def _differ(before: float | None, after: float | None) -> bool:
+    return before is not None and after is not None and abs(before - after) >= _SAME_RATIO
 
 
 def natural(name: str) -> tuple[tuple[str, int], ...]:
@@ -231,6 +241,10 @@ def host_names(plan: Plan) -> dict[HostId, str]:
 
 
 def _host_rows(host: HostOutlook) -> Iterator[tuple[Cell, ...]]:
+    if host.state is HostState.UNKNOWN and not host.vms_before:
+        # Nobody has seen anything of it, and that is not the same as nothing.
+        yield (host.name, host.state.value, "stays", NOT_KNOWN, NOT_KNOWN, "?")
+        return
     before = (
         _bar(host.cpu_ratio_before),
         _bar(host.memory_ratio_before),
@@ -245,16 +259,18 @@ def _host_rows(host: HostOutlook) -> Iterator[tuple[Cell, ...]]:
     yield ("", "", "after", *after)
 
 
-def _bar(ratio: float) -> Bar:
+def _bar(ratio: float | None) -> Cell:
+    if ratio is None:
+        return SIZE_UNKNOWN
     return Bar(ratio=ratio, text=ratio_text(ratio), hot=ratio > HOT_RATIO)
 
 
 def _heat(host: HostOutlook) -> float:
     return max(
-        host.cpu_ratio_before,
-        host.cpu_ratio_after,
-        host.memory_ratio_before,
-        host.memory_ratio_after,
+        host.cpu_ratio_before or 0.0,
+        host.cpu_ratio_after or 0.0,
+        host.memory_ratio_before or 0.0,
+        host.memory_ratio_after or 0.0,
     )
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any
 
 from apscheduler.triggers.cron import CronTrigger
+from pydantic import TypeAdapter, ValidationError
 
 from rebalancer.cluster.policy import Policy, Schedule
-from rebalancer.errors import Fault, InvalidFileError
-from rebalancer.files import Document, FileModel, open_yaml
-from rebalancer.service.goal_faults import goal_faults
-from rebalancer.service.policy_format import PolicyFile
+from rebalancer.files import Document, FileModel, Finding, Tree, open_yaml, shown
+from rebalancer.files.tree import Path, value_at
+from rebalancer.service.goal_faults import goal_faults, repeated_goals
+from rebalancer.service.policy_format import GoalSection, PolicyFile
 from rebalancer.service.rule_format import (
     BanSection,
     FenceSection,
@@ -29,7 +29,7 @@ from rebalancer.service.rule_format import (
 )
 
 
-def read_policy(path: Path | str) -> Policy:
+def read_policy(path: FilePath | str) -> Policy:
     """Read a policy file; raise `InvalidFileError` with everything that is wrong in it."""
     return policy_of(open_yaml(path))
 
@@ -44,10 +44,7 @@ def parse_policy(raw: Mapping[str, Any], origin: str) -> Policy:
 
 def policy_of(document: Document) -> Policy:
     """Make a policy of a document, or raise `InvalidFileError` with everything wrong in it."""
-    file = document.read(PolicyFile)
-    if faults := list(_faults(file, document)):
-        raise InvalidFileError(faults)
-    return _policy(file)
+    return _policy(document.read(PolicyFile, also=tuple(_findings(document.tree))))
 
 
 def fingerprint_of(policy: Policy) -> str:
@@ -80,40 +77,78 @@ def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:  # noqa: ANN401
     return dataclasses.fields(value)
 
 
-def _faults(file: PolicyFile, document: Document) -> Iterator[Fault]:
-    """Everything wrong that one field alone does not show, in the order of the file."""
-    if file.active.cron is not None and (problem := _cron_problem(file.active.cron)):
-        yield document.fault(("active", "cron"), problem, 'expected such as "*/5 8-19 * * mon-fri"')
-    if not file.goals:
-        yield document.fault(
+def _findings(tree: Tree) -> Iterator[Finding]:
+    """Everything wrong that one field alone does not show, as far as the rest can be read.
+
+    It is looked for in whatever the file holds, so that it is told together with values that are
+    wrong by themselves.
+    """
+    cron = value_at(tree, ("active", "cron"))
+    if isinstance(cron, str) and (problem := _cron_problem(cron)):
+        yield Finding(("active", "cron"), problem, 'expected such as "*/5 8-19 * * mon-fri"')
+    goals = value_at(tree, ("goals",))
+    if goals == []:
+        yield Finding(
             ("goals",),
             "there is no goal, so no placement is better than any other",
             "leave the key out for balance and movement, or write [{goal: movement}] to have "
             "rules kept with few moves",
         )
-    yield from goal_faults(file.goals, document)
-    names = Counter[str]()
-    for index, rule in enumerate(file.rules):
-        if rule.name is not None:
-            names[rule.name] += 1
-            if names[rule.name] > 1:
-                yield document.fault(
-                    ("rules", index, "name"),
-                    f"another rule is named {rule.name!r} already",
-                    "names of rules must differ",
-                )
-        yield from _rule_faults(rule, ("rules", index), document)
-    if not file.migration.allow:
-        yield document.fault(
+    places = range(len(goals) if isinstance(goals, list) else 0)
+    yield from repeated_goals([value_at(tree, ("goals", index, "goal")) for index in places])
+    yield from goal_faults(_readable(tree, "goals", _GOAL))
+    yield from _same_names(tree)
+    for index, rule in _readable(tree, "rules", _RULE).items():
+        yield from _rule_faults(rule, ("rules", index))
+    if value_at(tree, ("migration", "allow")) == []:
+        yield Finding(
             ("migration", "allow"), "allows nothing", "expected at least one mode, such as live"
         )
 
 
-def _rule_faults(
-    rule: RuleSection, path: tuple[str | int, ...], document: Document
-) -> Iterator[Fault]:
+_GOAL: TypeAdapter[GoalSection] = TypeAdapter(GoalSection)
+_RULE: TypeAdapter[RuleSection] = TypeAdapter(RuleSection)
+_BY_ITSELF = ("tier", "weight", "hard", "name")
+"""Keys of goals and rules that no other key of theirs has to fit to."""
+
+
+def _readable[S](tree: Tree, section: str, model: TypeAdapter[S]) -> dict[int, S]:
+    """The entries of a list that can be read, by their places.
+
+    A value that nothing has to fit to may be wrong: the rest of its entry is looked at.
+    """
+    entries, found = value_at(tree, (section,)), dict[int, S]()
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        for given in (entry, _without(entry, _BY_ITSELF)):
+            try:
+                found[index] = model.validate_json(json.dumps(given), strict=True)
+            except ValidationError:
+                continue
+            break
+    return found
+
+
+def _without(entry: Tree, keys: Collection[str]) -> Tree:
+    if not isinstance(entry, dict):
+        return entry
+    return {key: value for key, value in entry.items() if key not in keys}
+
+
+def _same_names(tree: Tree) -> Iterator[Finding]:
+    rules, taken = value_at(tree, ("rules",)), set[str]()
+    for index in range(len(rules) if isinstance(rules, list) else 0):
+        path: Path = ("rules", index, "name")
+        name = value_at(tree, path)
+        if isinstance(name, str) and name in taken:
+            problem = f"another rule is named {shown(name)} already"
+            yield Finding(path, problem, "names of rules must differ")
+        elif isinstance(name, str):
+            taken.add(name)
+
+
+def _rule_faults(rule: RuleSection, path: Path) -> Iterator[Finding]:
     if isinstance(rule, SpreadSection) and None not in (rule.at_most, rule.at_least):
-        yield document.fault(
+        yield Finding(
             (*path, "at_least"),
             "is given beside at_most",
             "write two rules: one with at_most, one with at_least",
@@ -127,7 +162,7 @@ def _rule_faults(
     for key, selector in selectors:
         if not says_something(selector):
             what = "VM" if key == "vms" else "host"
-            yield document.fault(
+            yield Finding(
                 (*path, key),
                 f"selects every {what}",
                 f'write names: "*" if that is meant, or say which {what}s',

@@ -17,6 +17,7 @@ from rebalancer.rollout.executor import execute
 from rebalancer.rollout.journal import Journal
 from rebalancer.service import exit_codes, options
 from rebalancer.service.budgets import settings_for
+from rebalancer.service.file_kind import FileKind, expecting
 from rebalancer.service.lookout import watching
 from rebalancer.service.plan_file import plan_to_json, write_plan
 from rebalancer.service.power_rollout import exit_code_with
@@ -109,7 +110,8 @@ def simulate(
     Ends with 0 if everything that the scenario expects came true, with 1 otherwise.
     """
     session = open_session(config)
-    scenario = read_scenario(scenario_file)
+    with expecting(FileKind.SCENARIO, scenario_file):
+        scenario = read_scenario(scenario_file)
     if scenario.day is not None:
         return _simulate_day(session, scenario, scenario.day, output)
     done = rehearse(session, scenario)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rebalancer.cluster.policy import Policy
 from rebalancer.service.access import ReadAccess
 from rebalancer.service.config import Settings
+from rebalancer.service.file_kind import FileKind, expecting
 from rebalancer.service.policy_file import parse_policy, read_policy
 from rebalancer.service.policy_file import policy_of as read_policy_part
 from rebalancer.simulation.clock import VirtualClock
@@ -27,7 +28,8 @@ def scenario_for(settings: Settings, file: Path) -> Scenario:
     Locks, drains and pauses go by the cluster's name: a rehearsal must not have those of real
     hosts, nor they its.
     """
-    scenario = read_scenario(file)
+    with expecting(FileKind.SCENARIO, file):
+        scenario = read_scenario(file)
     spec = scenario.datacentre
     if not settings.hosts or spec.cluster != settings.cluster:
         return scenario

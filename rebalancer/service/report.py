@@ -202,8 +202,11 @@ def _write(text: str, console: Console) -> None:
     """Write as it is what machines read: rich would wrap it and colour its brackets."""
     if console.options.ascii_only:
         text = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
-    console.file.write(text)
-    console.file.flush()
+    try:
+        console.file.write(text)
+        console.file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()  # as for what rich writes
 
 
 def _write_json(value: object, console: Console) -> None:

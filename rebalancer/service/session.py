@@ -30,6 +30,7 @@ from rebalancer.service.access import ReadAccess
 from rebalancer.service.clock import SystemClock
 from rebalancer.service.config import Settings, journal_url, load_settings
 from rebalancer.service.cycle import Cycle, Measure, Request, run_cycle
+from rebalancer.service.file_kind import FileKind, expecting
 from rebalancer.service.naming import hosts_called
 from rebalancer.service.old_disks import known_left_overs, with_left_overs
 from rebalancer.service.permissions import encrypted_only
@@ -125,7 +126,8 @@ def policy_for(session: Session, access: ReadAccess, named: Path | None) -> Poli
 
 def _policy_for(session: Session, access: ReadAccess, named: Path | None) -> Policy:
     if named is not None:
-        return read_policy(named)
+        with expecting(FileKind.POLICY, named):
+            return read_policy(named)
     if access.own_policy is not None:
         return access.own_policy
     if session.settings.policy is not None:

@@ -361,8 +361,10 @@ def payback_seconds(plan: Plan, snapshot: Snapshot) -> float:
     hosts = [host for host in plan.hosts if host.state is HostState.UP]
     cores = [snapshot.host_by_id[host.host].cpu_cores for host in hosts]
     relief = max(
-        _relief(cores, [(host.cpu_ratio_before, host.cpu_ratio_after) for host in hosts]),
-        _relief(cores, [(host.memory_ratio_before, host.memory_ratio_after) for host in hosts]),
+        _relief(cores, [(h.cpu_ratio_before or 0.0, h.cpu_ratio_after or 0.0) for h in hosts]),
+        _relief(
+            cores, [(h.memory_ratio_before or 0.0, h.memory_ratio_after or 0.0) for h in hosts]
+        ),
     )
     return cost / relief if relief > 1e-9 else math.inf
 

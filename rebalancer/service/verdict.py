@@ -105,7 +105,7 @@ def judge(
     rest = _limits_broken(plan, policy, {f"memory of {host.name}" for host in over})
     if not over:
         return replace(found, text=found.text + rest)
-    hosts = named([(host.name, host.memory_ratio_after) for host in over])
+    hosts = named([(host.name, host.memory_ratio_after or 0.0) for host in over])
     if plan.migrations:
         stays = f"; more memory stays promised than there is on {hosts}"
         return replace(found, text=found.text + stays + rest, is_unmet=True)
@@ -264,8 +264,8 @@ def _moves(plan: Plan) -> str:
 
 def peak_text(plan: Plan) -> str:
     """`peak CPU 91 % → 73 %`: the fullest host before and after."""
-    before = max((host.cpu_ratio_before for host in plan.hosts), default=0.0)
-    after = max((host.cpu_ratio_after for host in plan.hosts), default=0.0)
+    before = max((host.cpu_ratio_before or 0.0 for host in plan.hosts), default=0.0)
+    after = max((host.cpu_ratio_after or 0.0 for host in plan.hosts), default=0.0)
     return f"peak CPU {ratio_text(before)} → {ratio_text(after)}"
 
 

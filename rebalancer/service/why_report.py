@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from rebalancer.placement.explain.reasons import by_goal_text
 from rebalancer.placement.explain.rises import Change
 from rebalancer.placement.explain.why_here import Alternative, HostLoad, WhyHere
 from rebalancer.service.layout import Block, Column, Line, Table, Tone, abridged
+from rebalancer.service.plan_report import SIZE_UNKNOWN
 from rebalancer.service.wording import bytes_text, count_text, ratio_text, seconds_text
 
 HOSTS_SHOWN = 10
@@ -101,7 +103,11 @@ def _headline(report: WhyReport) -> str:
     why = report.why
     present = report.host_names[why.present]
     with_others = f", together with {', '.join(why.moves_with)}" if why.moves_with else ""
-    full = f"CPU {ratio_text(why.load.cpu_ratio)}, memory {ratio_text(why.load.memory_ratio)}"
+    full = (
+        f"CPU {ratio_text(why.load.cpu_ratio)}, memory {ratio_text(why.load.memory_ratio)}"
+        if _is_known(why.load)
+        else SIZE_UNKNOWN
+    )
     if why.planned == why.present:
         return f"{why.vm.name} stays on {present} ({full}){with_others}"
     planned = report.host_names[why.planned]
@@ -120,10 +126,12 @@ def _about_one(report: WhyReport, asked: Alternative) -> Iterator[str]:
     """What keeps the VM off the host, or what would happen."""
     here = report.host_names[report.why.planned]
     yield f"on {asked.name} instead of {here}, the objective would be {_change_text(asked.change)}"
-    yield f"{asked.name} would be at {_load_text(asked.load)}, {here} at {_load_text(asked.left)}"
+    yield f"{_then_text(asked.name, asked.load)}, {_then_text(here, asked.left)}"
     against = (*report.why.keeps, *asked.obstacles)
     yield from (f"not possible: {text}" for text in against)
     yield from (f"no way to move it there: {text}" for text in report.no_journey)
+    if not against:
+        yield from (f"not in this plan: {text}" for text in asked.limits)
     if (journey := report.journey) is not None and not against:
         yield (
             f"moving it there: {journey.mode}, {bytes_text(journey.transfer_bytes)}, "
@@ -197,8 +205,15 @@ def _signed(total: float) -> str:
     return f"{total:+.2g}".replace("-", "−", 1)
 
 
-def _load_text(load: HostLoad) -> str:
-    return f"CPU {ratio_text(load.cpu_ratio)} and memory {ratio_text(load.memory_ratio)}"
+def _then_text(name: str, load: HostLoad) -> str:
+    if not _is_known(load):
+        return f"how full {name} is nobody knows ({SIZE_UNKNOWN})"
+    cpu, memory = ratio_text(load.cpu_ratio), ratio_text(load.memory_ratio)
+    return f"{name} would be at CPU {cpu} and memory {memory}"
+
+
+def _is_known(load: HostLoad) -> bool:
+    return math.isfinite(load.cpu_ratio) and math.isfinite(load.memory_ratio)
 
 
 def _change_tree(change: Change) -> dict[str, object]:
@@ -211,6 +226,7 @@ def _alternative_tree(one: Alternative) -> dict[str, object]:
         "name": one.name,
         "change": _change_tree(one.change),
         "obstacles": one.obstacles,
+        "limits": one.limits,
         "cpu_ratio_after": one.load.cpu_ratio,
         "memory_ratio_after": one.load.memory_ratio,
         "left_cpu_ratio_after": one.left.cpu_ratio,

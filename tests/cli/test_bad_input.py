@@ -258,3 +258,37 @@ def test_every_file_is_checked_although_the_first_is_wrong(
     assert "right.yaml: this policy is valid" in ran.out
     assert "wrong.yaml:3: gaols: unknown key" in ran.err
     assert "worse.yaml: the file is empty" in ran.err
+
+
+def test_a_file_of_another_kind_is_called_what_it_is(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    snapshot = snapshot_with(tmp_path)
+    policy = a_file(tmp_path, "p.yaml", "schema_version: 1\nname: x\n")
+
+    for command, words in (
+        (("plan", "--snapshot", hotspot), "this is a scenario, not a snapshot; name it with"),
+        (("plan", "--scenario", snapshot), "this is a snapshot, not a scenario; name it with"),
+        (("simulate", policy), "this is a policy, not a scenario; name it with --policy"),
+        (("plan", "--snapshot", snapshot, "--policy", hotspot), "this is a scenario, not a policy"),
+        (("plan", "--scenario", hotspot, "--policy", snapshot), "this is a snapshot, not a policy"),
+    ):
+        ran = rebalancer(*command)
+        refused(ran, ExitCode.INVALID_FILE, words)
+        assert len(ran.err.splitlines()) == 1
+
+
+def test_everything_wrong_in_a_policy_is_told_in_one_go(
+    rebalancer: Rebalancer, tmp_path: Path, hotspot: Path
+) -> None:
+    text = "schema_version: 1\nname: x\ngoals:\n  - {goal: balance, weight: heavy}\n"
+    policy = a_file(tmp_path, "p.yaml", f"{text}  - {{goal: balance}}\nmigration: {{allow: []}}\n")
+
+    ran = rebalancer("plan", "--scenario", hotspot, "--policy", policy)
+
+    refused(ran, ExitCode.INVALID_FILE)
+    assert [line.split("p.yaml:")[1].split(": ")[:2] for line in ran.err.splitlines()] == [
+        ["4", "goals[0].weight"],
+        ["5", "goals[1]"],
+        ["6", "migration.allow"],
+    ]

@@ -236,7 +236,9 @@ def test_output_on_a_full_disk_ends_with_one_sentence(
         ran = rebalancer("plan", "--scenario", hotspot)
 
     assert ran.code == ExitCode.ERROR
-    assert ran.err.startswith("rebalancer: the output cannot be written: No space left")
+    # A busy machine may have something to say of the solver before that.
+    said = ran.err.splitlines()[-1]
+    assert said.startswith("rebalancer: the output cannot be written: No space left")
 
 
 def test_recovery_of_nothing_is_one_document_too(rebalancer: Rebalancer, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rebalancer.cluster.inventory import HostState
 from rebalancer.collect.snapshot_file import write_snapshot
 from rebalancer.errors import ExitCode
 from tests.builders import GIB, a_host, a_snapshot, a_vm
@@ -167,3 +168,53 @@ def test_a_plan_in_json_explains_itself(rebalancer: Rebalancer, hotspot: Path) -
     assert {gain["vm"] for gain in explanation["gains"]} == {m["vm"] for m in tree["migrations"]}
     assert explanation["capacity"]["text"]
     assert {"gap_ratio", "captured_ratio"} <= tree["objective"].keys()
+
+
+def test_of_a_host_that_never_told_its_size_no_load_is_made_up(
+    rebalancer: Rebalancer, tmp_path: Path
+) -> None:
+    silent = a_host("h3", state=HostState.UNKNOWN, cpu_cores=0.0, memory_bytes=0)
+    vms = [a_vm("seen", cpu_used_cores=2.0), a_vm("unseen", on="h3", cpu_used_cores=3.0)]
+    saved = tmp_path / "snapshot.json"
+    write_snapshot(a_snapshot([a_host("h1"), a_host("h2"), silent], vms), saved)
+
+    about_it = rebalancer("explain", "unseen", "--snapshot", saved)
+    asked = rebalancer("explain", "seen", "h3", "--snapshot", saved)
+    plan = rebalancer("plan", "--snapshot", saved)
+    looked = rebalancer("snapshot", "--snapshot", saved)
+    moved = rebalancer("migrate", "seen", "h3", "--snapshot", saved)
+    nowhere = rebalancer("migrate", "unseen", "--snapshot", saved)
+
+    assert "unseen stays on h3 (size unknown)" in about_it.out
+    assert "h3 did not answer, nothing is moved off it" in about_it.out
+    assert "how full h3 is nobody knows" in asked.out
+    assert "not possible: did not answer" in asked.out
+    assert plan.code == ExitCode.SUCCESS  # it is not found short of memory that nobody has seen
+    assert plan.out.startswith("balanced: ")
+    assert moved.out.startswith("blocked: seen stays: h3 is unknown\n")
+    assert "no host could take unseen; h3 is unknown" in nowhere.out
+    for ran in (about_it, asked, plan, looked, moved, nowhere):
+        assert "00 %" not in ran.out.replace("100 %", "")
+    assert next(line.count("size unknown") for line in plan.out.splitlines() if "h3" in line) == 2
+    tree = json.loads(rebalancer("plan", "--snapshot", saved, "-o", "json").out)
+    assert tree["hosts"][2]["cpu_ratio_before"] is None
+
+
+def test_a_limit_that_drained_vms_used_up_is_named_for_the_host_asked_about(
+    rebalancer: Rebalancer, tmp_path: Path
+) -> None:
+    hosts = [a_host("h1", state=HostState.DRAINING), a_host("h2"), a_host("h3")]
+    vms = [a_vm("d1"), a_vm("d2"), *(a_vm(f"s{k}", on="h2", cpu_used_cores=4.0) for k in range(3))]
+    saved, policy = tmp_path / "snapshot.json", tmp_path / "policy.yaml"
+    write_snapshot(a_snapshot(hosts, vms), saved)
+    policy.write_text(
+        "schema_version: 1\nname: test\nlimits: {moves_into_host: 2}\n"
+        "rules: [{rule: ban, vms: {names: [d1, d2]}, hosts: {names: h2}}]\n"
+    )
+
+    ran = rebalancer("explain", "s1", "h3", "--snapshot", saved, "--policy", policy)
+
+    assert (
+        "not in this plan: the limit of 2 moves onto h3 is used up: 2 count, "
+        "2 of these have to be made anyway"
+    ) in ran.out

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from rebalancer.errors import ExitCode
 from tests.cli.conftest import ROOT
 
@@ -70,3 +72,21 @@ def test_a_command_whose_output_nobody_wanted_still_works(hotspot: Path) -> None
     ended = subprocess.run(["sh", "-c", words], stderr=subprocess.PIPE, check=False, cwd=ROOT)
 
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize("output", ["table", "json", "markdown"])
+def test_a_reader_that_has_left_is_no_failure(output: str, hotspot: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "rebalancer", "explain", "db1", "--solver-time", "1"]
+
+    ended = subprocess.run(
+        [*words, "--scenario", hotspot, "-o", output],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+        cwd=ROOT,
+    )
+    os.close(writing)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")

@@ -11,6 +11,7 @@ from rebalancer.placement.budget import Budget
 from rebalancer.placement.explain.conflicts import find_conflicts, possible_all_the_same
 from rebalancer.placement.explain.reasons import gains_of_moves
 from rebalancer.placement.explain.rejected import rejected_hosts, rejected_moves
+from rebalancer.placement.explain.spent import Besides
 from rebalancer.placement.objectives import Tier
 from rebalancer.placement.problem import PlacementProblem
 
@@ -19,10 +20,16 @@ CONFLICTS_SHARE, CONFLICTS_SECONDS = 0.05, 3.0
 
 
 def explanation_of(
-    problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, budget: Budget, seconds: float
+    problem: PlacementProblem,
+    tiers: Sequence[Tier],
+    x: Ints,
+    besides: Besides,
+    budget: Budget,
+    seconds: float,
 ) -> Explanation:
     """Explain placement `x`, which took a search with a limit of `seconds`.
 
+    `besides` is what was allowed to move besides what had to.
     The explanation of what is impossible comes on top of that limit: nobody asks for it in vain.
     """
     least = min(CONFLICTS_SECONDS, CONFLICTS_SHARE * seconds)
@@ -32,7 +39,7 @@ def explanation_of(
     barred = "" if conflicts else possible_all_the_same(problem, x, budget)
     return Explanation(
         gains=gains_of_moves(problem, tiers, x),
-        rejected_moves=rejected_moves(problem, tiers, x),
+        rejected_moves=rejected_moves(problem, tiers, x, besides),
         rejected_hosts=rejected_hosts(problem, x),
         conflicts=conflicts,
         notes=(barred,) if barred else (),

@@ -216,11 +216,18 @@ def _text(
             f"{amount_text(scarce, lack)}{what} are missing{even_so}"
         )
     if not spare:
-        return (
-            f"no host to spare that could be shown{even_so}: "
-            f"{WORDS[Resource[tightest.resource.upper()]]} is used to "
-            f"{percent_text(tightest.ratio)} of what may be"
-        )
+        word = WORDS[Resource[tightest.resource.upper()]]
+        verb = "are" if tightest.resource == Resource.VCPUS.name.lower() else "is"
+        used = f"{word} {verb} used to {percent_text(tightest.ratio)} of what may be"
+        if up == 1:
+            return f"the one host that VMs may be on is not to spare{even_so}: {used}"
+        if problem.drains[problem.start].any():
+            # What is left there has no room elsewhere, whatever the sums say.
+            return (
+                f"VMs are left on draining hosts, and no host besides could be shown to be "
+                f"spare{even_so}; {used}"
+            )
+        return f"no host to spare that could be shown{even_so}: {used}"
     rest = problem.receives.copy()
     rest[[problem.host_ids.index(host) for host in spare]] = False
     binding = max(LIMITED, key=lambda r: _needed(problem, r) / max(1e-9, _usable(problem, r, rest)))

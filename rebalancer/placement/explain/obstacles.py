@@ -97,7 +97,7 @@ class Obstacles:
             pins = (pin for pin in self._pins if pin.vms.matches(vm))
             yield from (f"{whose} is pinned by {pin.name}" for pin in pins)
         if source.state not in LEAVABLE_STATES:
-            yield f"{source.name} is {source.state}, nothing is moved off it"
+            yield f"{source.name} {state_text(source)}, nothing is moved off it"
         if not policy.applies.matches(source):
             yield f"policy {policy.name} is not about {source.name}"
 
@@ -106,8 +106,9 @@ class Obstacles:
         if not problem.policy.applies.matches(host):
             yield Obstacle(text=f"not looked after by policy {problem.policy.name}")
         if not host.may_receive:
-            yield Obstacle(text=str(host.state))
-            if not host.memory_bytes:
+            is_silent = host.state is HostState.UNKNOWN
+            yield Obstacle(text=state_text(host) if is_silent else str(host.state))
+            if host.is_of_unknown_size:
                 return  # It has never been looked at, so there is nothing else to be told of it.
         for vm in problem.units[unit]:
             source = problem.snapshot.host_by_id[vm.host]
@@ -134,6 +135,17 @@ class Obstacles:
                     needed=needed,
                     free=free,
                 )
+
+
+def state_text(host: Host) -> str:
+    """What a host is, behind its name: `is asleep`, `did not answer`."""
+    match host.state:
+        case HostState.UNKNOWN:
+            return "did not answer"
+        case HostState.MAINTENANCE:
+            return "is in maintenance"
+        case state:
+            return f"is {state}"
 
 
 def _summed_up(found: Sequence[tuple[str, Obstacle]]) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from rebalancer.cluster.explanation import RejectedHost, RejectedMove
 from rebalancer.placement.arrays import Floats, Ints
 from rebalancer.placement.explain.amounts import WORDS, amount_text
-from rebalancer.placement.explain.obstacles import Obstacles
+from rebalancer.placement.explain.obstacles import Obstacles, state_text
 from rebalancer.placement.explain.rises import MOVING, Rises
-from rebalancer.placement.explain.spent import limits_in_the_way
+from rebalancer.placement.explain.spent import Besides, limits_in_the_way
 from rebalancer.placement.layout import TIER_RATIO, Layout, scale_of
 from rebalancer.placement.objectives import Tier, is_necessary
 from rebalancer.placement.problem import LIMITED, PlacementProblem, Resource
@@ -23,7 +23,7 @@ LEAST_BENEFIT = 1e-6
 
 
 def rejected_moves(
-    problem: PlacementProblem, tiers: Sequence[Tier], x: Ints
+    problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, besides: Besides
 ) -> tuple[RejectedMove, ...]:
     """Find the moves that would serve the goals most and are not made: one for each VM, at most.
 
@@ -44,7 +44,7 @@ def rejected_moves(
         if benefit[k] > LEAST_BENEFIT:
             best.append((float(net[k]), unit, int(hosts[k]), float(benefit[k]), float(price[k])))
     best.sort(key=lambda each: (-each[0], each[1]))
-    why = Objections(problem, goals, x)
+    why = Objections(problem, goals, x, besides)
     return tuple(
         _rejected(problem, unit, host, benefit, price, why.against(unit, host, benefit, price))
         for _, unit, host, benefit, price in best[:MOVES_SHOWN]
@@ -74,9 +74,11 @@ def _rejected(
 class Objections:
     """Says why a move is not made."""
 
-    def __init__(self, problem: PlacementProblem, goals: Sequence[Tier], x: Ints) -> None:
+    def __init__(
+        self, problem: PlacementProblem, goals: Sequence[Tier], x: Ints, besides: Besides
+    ) -> None:
         """Take the placement that does not make the move."""
-        self._problem, self._x = problem, x
+        self._problem, self._x, self._besides = problem, x, besides
         self._obstacles = Obstacles(problem, x)
         self._layout = Layout(problem, x, scale_of(goals, TIER_RATIO))
         self._moved = int((x != problem.start).sum())
@@ -89,7 +91,7 @@ class Objections:
             reasons.append("moving it costs more than it gains")
         if not reasons and not self._is_allowed(unit, host):
             reasons.append("it would empty the last host in use that the policy wants awake")
-        reasons += limits_in_the_way(self._problem, self._x, unit, host)
+        reasons += limits_in_the_way(self._problem, self._besides, self._x, unit, host)
         return tuple(reasons) or (self._left_over(),)
 
     def _is_allowed(self, unit: int, host: int) -> bool:
@@ -141,7 +143,7 @@ def _against(problem: PlacementProblem, column: int, load: Floats, limits: Float
         reasons.append(f"policy {problem.policy.name} is not about it")
     if not host.may_receive:
         why = f": {host.state_reason}" if host.state_reason else ""
-        reasons.append(f"it is {host.state}{why}")
+        reasons.append(f"it {state_text(host)}{why}")
     if reasons:
         return reasons
     if problem.capacity[Resource.CPU, column] < 0:

@@ -177,8 +177,8 @@ def _of_machines(case: Case, wishes: Sequence[Wish]) -> Iterator[Restriction]:
             yield Restriction(
                 kind=Kind.MACHINE,
                 subject=vm.name,
-                head="what ",
-                tail=f" needs of a host ({_lack_text(lacks)})",
+                head="the needs of ",
+                tail=f" ({_lack_text(lacks)})",
                 lift=_with_vm_plain(vm.id),
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from rebalancer.cluster.inventory import HostId, Vm
 from rebalancer.placement.arrays import Ints
 from rebalancer.placement.explain.obstacles import Obstacles
 from rebalancer.placement.explain.rises import Change, Rises
+from rebalancer.placement.explain.spent import Besides, limits_in_the_way
 from rebalancer.placement.layout import Layout, Scale
 from rebalancer.placement.objectives import Tier
 from rebalancer.placement.problem import PlacementProblem, Resource
@@ -18,7 +20,10 @@ from rebalancer.placement.problem import PlacementProblem, Resource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLoad:
-    """How full a host is, as shares of its cores and of its memory for guests."""
+    """How full a host is, as shares of its cores and of its memory for guests.
+
+    Not a number where nobody knows how large the host is: it never answered.
+    """
 
     cpu_ratio: float
     memory_ratio: float
@@ -34,6 +39,8 @@ class Alternative:
     """What the objective would rise by; less than 0 would be better."""
     obstacles: tuple[str, ...]
     """Everything that keeps the VM off it; empty where it could go."""
+    limits: tuple[str, ...]
+    """Limits of one plan that the move would pass; a later plan may make it."""
     load: HostLoad
     """Of this host with the VM on it."""
     left: HostLoad
@@ -63,11 +70,13 @@ class WhyHere:
     """How many hosts each obstacle keeps it off, the most frequent first."""
 
 
-def why_here(problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, vm: Vm) -> WhyHere:
+def why_here(
+    problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, vm: Vm, besides: Besides
+) -> WhyHere:
     """Compare where placement `x` has the VM with every other host."""
     unit = unit_of(problem, vm)
     here, home = int(x[unit]), int(problem.start[unit])
-    view = _View(problem, tiers, x, unit)
+    view = _View(problem, tiers, x, unit, besides)
     hosts = np.array([h for h in range(problem.host_count) if h != here], np.intp)
     ordered = [view.alternative(host) for host in view.rises.order(unit, hosts).tolist()]
     keeps = view.obstacles.own(unit)
@@ -94,8 +103,14 @@ class _View:
     """One unit of a placement."""
 
     def __init__(
-        self, problem: PlacementProblem, tiers: Sequence[Tier], x: Ints, unit: int
+        self,
+        problem: PlacementProblem,
+        tiers: Sequence[Tier],
+        x: Ints,
+        unit: int,
+        besides: Besides,
     ) -> None:
+        self._x, self._besides = x, besides
         self.rises = Rises(problem, tiers, x)
         self.obstacles = Obstacles(problem, x)
         self._problem, self._unit = problem, unit
@@ -114,12 +129,19 @@ class _View:
             name=problem.snapshot.host_by_id[host_id].name,
             change=self.rises.at(self._unit, host),
             obstacles=found,
+            limits=self._limits(host) if host != problem.start[self._unit] else (),
             load=self.load_of(host, 1.0),
             left=self.load_of(self._here, -1.0),
         )
 
+    def _limits(self, host: int) -> tuple[str, ...]:
+        return tuple(limits_in_the_way(self._problem, self._besides, self._x, self._unit, host))
+
     def load_of(self, host: int, times: float) -> HostLoad:
         """How full a host is with the unit added so many times."""
+        where = self._problem.snapshot.host_by_id[self._problem.host_ids[host]]
+        if where.is_of_unknown_size:
+            return HostLoad(cpu_ratio=math.nan, memory_ratio=math.nan)
         rows = [Resource.CORES, Resource.MEMORY]
         needs = self._problem.needs[rows, self._unit]
         ratio = (self._load[rows, host] + times * needs) / self._problem.size[rows, host]

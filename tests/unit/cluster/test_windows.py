@@ -76,11 +76,12 @@ def test_a_window_in_the_hour_that_is_left_out_does_not_open_that_day() -> None:
 def test_what_would_not_be_over_before_a_window_closes_does_not_start() -> None:
     assert not_in_time([NIGHTS], at(24, 3), seconds=3600) == ""
     assert not_in_time([NIGHTS], at(24, 3), seconds=3700) == (
-        "the maintenance window closes at Tue 05:00 Europe/Berlin, in 60 min, and it may take "
-        "62 min"
+        "the maintenance window closes at Tue 2026-11-24 05:00 Europe/Berlin (+01:00), in 60 min, "
+        "and it may take 62 min"
     )
     assert not_in_time([NIGHTS], at(24, 12), seconds=1) == (
-        "no maintenance window is open; the next one opens at Tue 22:00 Europe/Berlin"
+        "no maintenance window is open; the next one opens at Tue 2026-11-24 22:00 Europe/Berlin "
+        "(+01:00)"
     )
 
 

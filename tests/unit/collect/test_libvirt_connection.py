@@ -10,7 +10,11 @@ import pytest
 from rebalancer.cluster.inventory import HostState, VmState
 from rebalancer.collect import hypervisor
 from rebalancer.collect.hypervisor import HypervisorError
-from rebalancer.collect.libvirt_connection import connect_read_only, libvirt_library
+from rebalancer.collect.libvirt_connection import (
+    connect_for_probe,
+    connect_read_only,
+    libvirt_library,
+)
 from rebalancer.collect.libvirt_source import LibvirtHost, LibvirtSource
 from rebalancer.errors import ObservationError, UsageError
 from tests.builders import GIB, NOON
@@ -81,6 +85,58 @@ def test_our_numbers_are_libvirts(ours: type[hypervisor.DomainState], prefix: st
     for member in ours:
         name = irregular.get(member.name, member.name)
         assert getattr(libvirt, prefix + name) == member.value
+
+
+class Domain:
+    """One that answers who asks for its job with an error of libvirt."""
+
+    def __init__(self, name: str, code: int, *, active: bool | int = True) -> None:
+        self.name, self._code, self._active = name, code, active
+
+    def UUIDString(self) -> str:  # noqa: N802 (libvirt's)
+        return self.name
+
+    def jobStats(self, _flags: int) -> dict[str, int]:  # noqa: N802 (libvirt's)
+        raise an_error(self._code)
+
+    def isActive(self) -> bool:  # noqa: N802 (libvirt's)
+        if isinstance(self._active, bool):
+            return self._active
+        raise an_error(self._active)
+
+
+class Domains(list[Domain]):
+    """What a connection lists."""
+
+    def listAllDomains(self, _flags: int) -> list[Domain]:  # noqa: N802 (libvirt's)
+        return list(self)
+
+
+def an_error(code: int) -> Exception:
+    error = libvirt.libvirtError("no statistics")
+    error.err = (code, 0, "no statistics", 2, "", "", "", 0, 0)
+    return error  # type: ignore[no-any-return]
+
+
+def test_a_vm_whose_job_libvirt_does_not_tell_is_left_alone() -> None:
+    connection = connect_for_probe("test:///default")
+    connection._connection = Domains(  # type: ignore[attr-defined]
+        [
+            Domain("gone", libvirt.VIR_ERR_NO_DOMAIN),
+            Domain("of a driver without jobs", libvirt.VIR_ERR_NO_SUPPORT),
+            Domain("off", libvirt.VIR_ERR_OPERATION_INVALID, active=False),
+            Domain("gone since", libvirt.VIR_ERR_OPERATION_INVALID, active=42),
+            Domain("arriving", libvirt.VIR_ERR_OPERATION_UNSUPPORTED),
+            Domain("arriving at an older one", libvirt.VIR_ERR_OPERATION_INVALID),
+            Domain("locked", libvirt.VIR_ERR_OPERATION_TIMEOUT),
+            Domain("not answering", libvirt.VIR_ERR_RPC),
+            Domain("lost", libvirt.VIR_ERR_OPERATION_INVALID, active=libvirt.VIR_ERR_RPC),
+        ]
+    )
+
+    busy = connection.busy_with_jobs()
+
+    assert busy == {"arriving", "arriving at an older one", "locked", "not answering", "lost"}
 
 
 @pytest.fixture

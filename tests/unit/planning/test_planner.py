@@ -61,7 +61,7 @@ def test_a_host_that_never_told_its_size_keeps_nobody_from_planning() -> None:
     plan = a_plan(snapshot, {"db": "h2"})
 
     assert [migration.vm for migration in plan.migrations] == ["db"]
-    assert (plan.hosts[2].cpu_ratio_after, plan.hosts[2].memory_ratio_after) == (0.0, 0.0)
+    assert (plan.hosts[2].cpu_ratio_after, plan.hosts[2].memory_ratio_after) == (None, None)
 
 
 def test_a_vm_waits_for_the_room_that_another_one_leaves() -> None:

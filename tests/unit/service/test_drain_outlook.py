@@ -134,3 +134,12 @@ def test_machines_read_the_same() -> None:
     assert tree["left"] == {"h1": ["vm2"]}
     assert [vm["way"] for vm in tree["vms"]] == ["live", "stays"]
     assert tree["vms"][0]["modes"] == ["live"]
+
+
+def test_what_is_on_a_host_that_did_not_answer_stays_for_that_reason() -> None:
+    silent = a_host("h1", state=HostState.UNKNOWN)
+    snapshot = a_snapshot(hosts=[silent, a_host("h2")], vms=[a_vm("vm1")])
+
+    (one,) = drain_outlook(snapshot, a_policy(), a_plan(), [H1]).leaving
+
+    assert (one.way, one.why) == (Way.STAYS, "h1 did not answer, so nothing is moved off it")

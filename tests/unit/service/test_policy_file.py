@@ -356,6 +356,56 @@ migration: {allow: []}
     assert any('write names: "*"' in fault for fault in found)
 
 
+def test_what_does_not_fit_is_told_beside_values_that_are_wrong_by_themselves(
+    policy: WritePolicy,
+) -> None:
+    path = policy(
+        """
+active: {cron: "61 * * * *"}
+goals:
+  - {goal: relieve, above: null, weight: heavy}
+  - {goal: balance, resources: {cpu: much}}
+  - {goal: balance}
+  - {goal: geography, criterion: carbon, users: tokyo}
+  - [movement]
+rules:
+  - {rule: spread, vms: {names: a}, at_most: 0, name: twin}
+  - {rule: pin, vms: {}, name: twin, wieght: 2}
+  - {rule: fence, vms: {}, to: {site: tokyo}, weight: -1}
+limits: {migrations: some}
+migration: {allow: []}
+"""
+    )
+
+    found = faults(path)
+
+    assert [":".join(fault.split(": ")[:2]) for fault in found] == [
+        "4:active.cron",
+        "6:goals[0].weight",
+        "6:goals[0].above",
+        "7:goals[1].resources.cpu",
+        "8:goals[2]",
+        "9:goals[3].users",
+        "10:goals[4]",
+        "12:rules[0].at_most",
+        "13:rules[1].wieght",
+        "13:rules[1].name",
+        "14:rules[2].weight",
+        "14:rules[2].vms",
+        "15:limits.migrations",
+        "16:migration.allow",
+    ]
+
+
+def test_a_fault_that_only_follows_from_another_one_is_not_told(policy: WritePolicy) -> None:
+    misspelt = faults(policy("goals: [{goal: geography, criterion: carbn, users: tokyo}]"))
+    other_version = policy("goals: []")
+    other_version.write_text(other_version.read_text().replace(": 1", ": 9"))
+
+    assert [fault.split(": ")[1] for fault in misspelt] == ["goals[0].criterion"]
+    assert len(faults(other_version)) == 1
+
+
 def test_latency_needs_to_know_whose(policy: WritePolicy) -> None:
     (fault,) = faults(policy("goals: [{goal: geography}]"))
 

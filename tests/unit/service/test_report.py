@@ -448,3 +448,17 @@ def test_settings_are_written_as_yaml_would_be() -> None:
         ["plan.ttl_seconds", "86400", "flag"],
         ["hosts.h1.cpu_from_guests", "true", "r.yaml:4"],
     ]
+
+
+def test_a_host_that_did_not_answer_is_not_shown_as_empty() -> None:
+    silent = an_outlook("h2", state=HostState.UNKNOWN, vms_before=0, vms_after=0)
+    screen, looked = pipe(), pipe()
+
+    render_plan(a_plan(hosts=(an_outlook("h1"), silent)), Format.TABLE, screen)
+    hosts = [a_host("h1"), a_host("h2", state=HostState.UNKNOWN)]
+    render_snapshot_summary(a_snapshot(hosts), Format.TABLE, looked)
+
+    for text in (text_of(screen), text_of(looked)):
+        (row,) = [line for line in text.splitlines() if line.startswith("h2")]
+        assert row.count("not known") == 2
+        assert "%" not in row

@@ -233,5 +233,5 @@ def test_moves_that_can_wait_are_refused_while_no_maintenance_window_is_open() -
     fit = planned(expires_at=NOON + timedelta(days=1))
 
     refuse_if_unfit(fit, SNAPSHOT, policy, NOON + timedelta(hours=11))
-    with pytest.raises(PlanRefusedError, match="the next one opens at Mon 22:00 UTC"):
+    with pytest.raises(PlanRefusedError, match="the next one opens at Mon 2026-11-23 22:00 UTC"):
         refuse_if_unfit(fit, SNAPSHOT, policy, NOON)

@@ -142,3 +142,18 @@ def test_pages_that_the_plan_itself_takes_are_not_there_twice() -> None:
     found = advice(relocated(a_snapshot(hosts, vms), half))
 
     assert found.spare == ("h2",)
+
+
+def test_while_a_host_cannot_be_emptied_that_is_why_none_is_to_spare() -> None:
+    hosts = [a_host("h1", state=DRAINING), a_host("h2"), a_host("h3")]
+
+    found = advice(a_snapshot(hosts, [a_vm("stuck", movable=False)]))
+
+    assert found.spare == ()
+    assert found.text.startswith("VMs are left on draining hosts, and no host besides could be ")
+
+
+def test_the_only_host_is_not_to_spare_and_no_share_is_given_as_the_reason() -> None:
+    found = advice(a_snapshot([a_host("h1")], [a_vm("a")]))
+
+    assert found.text.startswith("the one host that VMs may be on is not to spare: ")

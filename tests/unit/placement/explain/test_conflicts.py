@@ -99,7 +99,7 @@ def test_what_a_vm_needs_of_a_machine_is_told_and_nothing_is_offered_against_it(
 
     (conflict,) = conflicts_of(a_snapshot(hosts, [a_vm("a", storage=frozenset({"a"}))]))
 
-    assert conflict.members == ("what a needs of a host (the host does not reach storage a (h2))",)
+    assert conflict.members == ("the needs of a (the host does not reach storage a (h2))",)
     assert conflict.relaxations == ()
 
 

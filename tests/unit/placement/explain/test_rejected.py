@@ -74,6 +74,6 @@ def test_hosts_that_take_nobody_are_listed_with_every_reason() -> None:
     rejected = solve(a_snapshot(hosts, vms)).explanation.rejected_hosts
 
     why = {host.name: host.reasons for host in rejected}
-    assert why["h2"] == ("it is maintenance: new fans",)
+    assert why["h2"] == ("it is in maintenance: new fans",)
     assert why["h3"] == ("its memory is used up: 2.0 GiB free, the smallest VM needs 4.0 GiB",)
     assert "h1" not in why

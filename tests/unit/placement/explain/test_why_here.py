@@ -9,6 +9,7 @@ from rebalancer.cluster.policy import Policy
 from rebalancer.cluster.rules import Ban, Together
 from rebalancer.cluster.selection import HostSelector, VmSelector
 from rebalancer.placement.explain.possibility import in_terms_of
+from rebalancer.placement.explain.spent import Besides
 from rebalancer.placement.explain.why_here import WhyHere, why_here
 from rebalancer.placement.objectives import find_tiers
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
@@ -20,7 +21,9 @@ def why(snapshot: Snapshot, vm: str, policy: Policy | None = None, **moved: str)
     problem = problem_of(snapshot, policy)
     x = in_terms_of(problem, {**snapshot.assignment, **moved})  # type: ignore[dict-item]
     assert x is not None
-    return why_here(problem, find_tiers(problem), x, snapshot.vm_by_id[vm])  # type: ignore[index]
+    besides = Besides.what_is_needed(problem, problem.start)
+    asked = snapshot.vm_by_id[vm]  # type: ignore[index]
+    return why_here(problem, find_tiers(problem), x, asked, besides)
 
 
 def test_hosts_that_could_take_a_vm_are_ranked_by_what_that_gains() -> None:
