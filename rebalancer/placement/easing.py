@@ -53,7 +53,10 @@ FALLS = (7.0, 3.0, 1.4), (20.0, 5.0, 2.0), (8.0, 4.0, 2.0), (5.0, 3.0, 1.8, 1.3)
 """Ways for what moves cost to come down to what it is: the steps, as times of that."""
 FALLS_IN_ALL = 160
 """How many of the ways are tried, divided by the number of hosts and rounded."""
-ROUNDS, ROUNDS_UNDER_CAP = 90, 200
+WEIGHINGS_WHILE_DEAR = 12
+"""Times that blocks of pairs are weighed at each step of a fall, for each host: what comes after
+that took half of the time on 200 full hosts, for a hundredth of what was gained before."""
+ROUNDS, ROUNDS_UNDER_CAP = 90, 120
 """Times that prices swing, if there is time: divided by the number of hosts and rounded, as a
 swing takes longer on more of them."""
 ROUNDS_AT_MOST = 10
@@ -148,7 +151,9 @@ class _Easing:
         dear = [replace(prices, times=times) for times in fall]
         layout = self._quick(dear[0] if dear else prices)
         for step in (*dear[1:], prices) if dear else ():
-            exchange_among(layout, hosts, self.uncapped)
+            # What is found here is only where the next step goes on from.
+            most = WEIGHINGS_WHILE_DEAR * len(hosts)
+            exchange_among(layout, hosts, self.uncapped, weighings=most)
             layout = Layout(self.problem, layout.x, self._eased(step))
         for _ in range(STEPS):
             exchange_among(layout, hosts, self.uncapped)

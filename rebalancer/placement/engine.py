@@ -20,6 +20,7 @@ from rebalancer.placement.awake import is_exact, power_bound, switches
 from rebalancer.placement.bound import Relaxation, relax, strengthen
 from rebalancer.placement.budget import Budget
 from rebalancer.placement.easing import search_eased
+from rebalancer.placement.few_moves_proof import best_of_all_sets
 from rebalancer.placement.layout import TIER_RATIO, Layout, Scale, scale_of
 from rebalancer.placement.local_search import descend, improve
 from rebalancer.placement.neighbourhood import improve_by_programs
@@ -93,6 +94,9 @@ def improve_tier(
     relief = relieve_tier(problem, tiers, scale, x, budget)
     if relief is not None and relief.is_proved:
         return Result(x=_best(problem, scale, [x, relief.x]), bound=relief.bound)
+    if can_be_proved and (few := best_of_all_sets(problem, tiers[-1], x, budget)) is not None:
+        budget.tell(few.easiest)
+        return Result(x=few.x, bound=few.bound, others=few.others)
     known = [x] if relief is None else [x, relief.x]
     start = _best(problem, scale, known)
 

@@ -35,11 +35,19 @@ WEIGHED_AT_ONCE = 60_000
 """Exchanges, at most, unless a single pair has more: these arrays have to stay in the cache."""
 
 
-def exchange_among(layout: Layout, hosts: Ints, budget: Budget, only: Bools | None = None) -> bool:
+def exchange_among(
+    layout: Layout,
+    hosts: Ints,
+    budget: Budget,
+    only: Bools | None = None,
+    *,
+    weighings: int | None = None,
+) -> bool:
     """Make exchanges between pairs of hosts, those with most to gain first, until none pays.
 
     The order is made anew whenever a row of pairs has gained nothing; when that happens at the
-    head of a new order, what little may be left is not worth its time.
+    head of a new order, what little may be left is not worth its time. Where a rough answer will
+    do, blocks of pairs are weighed `weighings` times at most.
     """
     if not layout.problem.unit_count:
         return False
@@ -54,6 +62,8 @@ def exchange_among(layout: Layout, hosts: Ints, budget: Budget, only: Bools | No
                 break
             block = pairs[first : first + PAIRS_AT_ONCE]
             while len(left := search.unjudged(block)) and not budget.is_spent:
+                if search.weighings == weighings:
+                    return search.count > 1
                 done = search.improve(left)
                 fruitless = 0 if done is None else fruitless + done
         improved |= search.count > before
@@ -71,6 +81,8 @@ class _Search:
     only: Bools | None
     count: int = 1
     """Rounds of exchanges made, and one."""
+    weighings: int = 0
+    """Times that pairs were weighed."""
     changed: Ints = field(init=False)
     """`(H,)`: the round that a host changed in."""
     judged: Ints = field(init=False)
@@ -106,6 +118,7 @@ class _Search:
         last ones of many are not weighed where all together would be too much.
         """
         weighed = self._weighed(pairs)
+        self.weighings += 1
         one, other = weighed.pairs.T
         self.judged[one, other] = self.count
         if not (touched := self._make(weighed)):

@@ -255,6 +255,8 @@ ROUNDS = 60
 STEP, GROW, SHRINK, LEAST_STEP = 0.3, 1.2, 0.75, 1e-3
 """Of the way to the target, as far as the subgradient tells: at first, after a better bound,
 after a worse one, and when there is nothing more to be had."""
+STEP_UNDER_CAP, SHRINK_UNDER_CAP = 0.15, 0.5
+"""A cap on moves keeps a bound far from its target: steps towards it lead astray more often."""
 KEPT = 0.6
 """Of the direction so far; the rest is that of the last answer, also where it was worse."""
 GUARD_SCALE = 30.0
@@ -268,7 +270,9 @@ def _ascent(
 
     It always goes on from the best prices, more carefully after a step that led astray.
     """
-    best, at_best, step = -np.inf, duals, STEP
+    is_capped = asked.moves is not None
+    step, shrink = (STEP_UNDER_CAP, SHRINK_UNDER_CAP) if is_capped else (STEP, SHRINK)
+    best, at_best = -np.inf, duals
     heading: Floats | None = None
     scale = _scale(asked, duals)
     for _ in range(ROUNDS):
@@ -276,7 +280,7 @@ def _ascent(
             return
         judged = hosts.judge(duals, budget)
         yield judged
-        step *= GROW if judged.bound > best else SHRINK
+        step *= GROW if judged.bound > best else shrink
         if judged.bound > best:
             best, at_best = judged.bound, duals
         away = _subgradient(asked, judged) * scale

@@ -22,8 +22,10 @@ from rebalancer.placement.engine import improve_tier
 from rebalancer.placement.explain.above_band import hosts_above_band
 from rebalancer.placement.explain.account import explanation_of
 from rebalancer.placement.explain.reasons import reasons_of_moves
+from rebalancer.placement.explain.spent import Besides
 from rebalancer.placement.explain.unmoved import find_unmoved
 from rebalancer.placement.incumbent import Incumbent, told_to
+from rebalancer.placement.layout import TIER_RATIO, scale_of
 from rebalancer.placement.necessary import do_what_is_necessary
 from rebalancer.placement.objectives import (
     DRAIN_TIER,
@@ -40,6 +42,7 @@ from rebalancer.placement.problem import (
     most_moves,
     placement_problem,
 )
+from rebalancer.placement.renewing import renewed
 from rebalancer.placement.restartable import is_restartable, kept_restartable
 from rebalancer.placement.workers import IN_THIS_PROCESS, Workers
 
@@ -97,7 +100,14 @@ def place(
         reasons=reasons_of_moves(problem, tiers, found.x),
         unmoved=find_unmoved(problem, found.x),
         above_band=hosts_above_band(problem, tiers, found.x),
-        explanation=explanation_of(problem, tiers, found.x, case.budget, time_limit_seconds),
+        explanation=explanation_of(
+            problem,
+            tiers,
+            found.x,
+            Besides(exempt=found.exempt, allowance=found.allowance),
+            case.budget,
+            time_limit_seconds,
+        ),
     )
 
 
@@ -185,6 +195,12 @@ def _search(
     needed = make_orderable(problem, needed, tiers, budget)
     needed = kept_restartable(problem, needed, problem.start, budget)
     x = _orderable(problem, x, others, tiers, budget)
+    if not all(
+        _is_closed(tier.cost(problem, problem.start), tier.cost(problem, x), bounds[tier.number])
+        for tier in goals
+    ):
+        other = renewed(problem, scale_of(tiers, TIER_RATIO), x, budget)
+        x = other if _is_better(problem, tiers, x, other) else x
     x = kept_restartable(problem, x, needed, budget)
     worth_it = _is_worth_it(problem, tiers, needed, x)
     return _Found(
@@ -244,6 +260,8 @@ def _settled(
     """
     for _ in range(ECHOES):
         if (found.x == problem.start).all() or _is_half_spent(case):
+            break
+        if _moves_all_it_may(problem, found):
             break
         echo_case = case.after(problem.assignment(found.x))
         echo_problem, echo_tiers = echo_case.problem_and_tiers()
@@ -310,6 +328,12 @@ def _moves_too_much(problem: PlacementProblem, found: _Found, x: Ints) -> bool:
     most = most_moves(problem)
     is_over = most is not None and int(((x != problem.start) & ~found.exempt).sum()) > most
     return is_over or (found.allowance is not None and not found.allowance.keeps(x))
+
+
+def _moves_all_it_may(problem: PlacementProblem, found: _Found) -> bool:
+    """Whether a search from there would find nothing but more moves than may be made."""
+    most = most_moves(problem)
+    return most is not None and int(((found.x != problem.start) & ~found.exempt).sum()) >= most
 
 
 def _is_better(problem: PlacementProblem, tiers: Sequence[Tier], before: Ints, after: Ints) -> bool:

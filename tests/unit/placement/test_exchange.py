@@ -188,3 +188,16 @@ def test_exchanges_end_where_none_pays() -> None:
 
     assert not exchange_among(layout, np.arange(2), ENDLESS)
     assert np.allclose(layout.load, layout.problem.load(layout.x))
+
+
+def test_where_a_rough_answer_will_do_pairs_are_weighed_only_so_often() -> None:
+    snapshot = a_pair(*((f"vm{k}", "h1", 0.3 * k, float(k)) for k in range(1, 9)))
+    problem = problem_of(snapshot, a_policy(goals=(GUARDED, MovementGoal())))
+    costs = []
+    for weighings in (0, 1, None):
+        layout = a_layout(problem)
+        improved = exchange_among(layout, np.arange(2), ENDLESS, weighings=weighings)
+        assert improved == (weighings != 0)
+        costs.append(layout.scale.cost(problem, layout.x))
+
+    assert costs[0] > costs[1] > costs[2]
