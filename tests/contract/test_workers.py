@@ -60,12 +60,12 @@ def serial() -> list[int]:
     return list(map(int, a_search(IN_THIS_PROCESS)))
 
 
-def an_eased_search(workers: Workers) -> list[Ints]:
+def an_eased_search(workers: Workers, hosts: int, vms: int, rounds: int) -> list[Ints]:
     """Balance under a guard, which is looked for at several prices."""
-    problem = problem_of(a_cluster(3, hosts=6, vms=70), a_policy(goals=GOALS))
+    problem = problem_of(a_cluster(3, hosts=hosts, vms=vms), a_policy(goals=GOALS))
     budget = Budget(clock=lambda: 0.0, ends_at=600.0, workers=workers)
     scale = scale_of(find_tiers(problem), TIER_RATIO)
-    return search_eased(problem, scale, problem.start, None, budget, rounds=1)
+    return search_eased(problem, scale, problem.start, None, budget, rounds=rounds)
 
 
 @contextmanager
@@ -85,12 +85,21 @@ def test_two_processes_come_to_the_same_as_none(serial: list[int]) -> None:
         assert pool.remarks == ()
 
 
-def test_local_search_shared_with_processes_comes_to_the_same_as_without() -> None:
+@pytest.mark.parametrize(
+    ("hosts", "vms", "rounds", "beside"),
+    [(6, 70, 1, 2), (110, 440, 0, 1)],
+    ids=["ways and swings", "parts"],
+)
+def test_local_search_shared_with_processes_comes_to_the_same_as_without(
+    hosts: int, vms: int, rounds: int, beside: int
+) -> None:
     with a_pool(3) as pool:
-        shared, alone = an_eased_search(pool), an_eased_search(IN_THIS_PROCESS)
+        shared, alone = (
+            an_eased_search(workers, hosts, vms, rounds) for workers in (pool, IN_THIS_PROCESS)
+        )
 
         assert [x.tolist() for x in shared] == [x.tolist() for x in alone]
-        assert len(pool.pids) == 2
+        assert len(pool.pids) == beside
 
 
 def test_a_process_killed_half_way_changes_nothing(serial: list[int]) -> None:

@@ -9,14 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalancer.cluster.inventory import Snapshot
-from rebalancer.cluster.policy import BalancedResource, BalanceGoal, MovementGoal
+from rebalancer.cluster.policy import BalancedResource, BalanceGoal, Limits, MovementGoal
 from rebalancer.placement.arrays import Floats, Ints
 from rebalancer.placement.budget import Budget
-from rebalancer.placement.easing import search_eased
+from rebalancer.placement.easing import follow, search_eased
 from rebalancer.placement.layout import Layout, Scale, scale_of
 from rebalancer.placement.local_search import improve
 from rebalancer.placement.objectives import find_tiers
-from rebalancer.placement.problem import LIMITED, PlacementProblem, Resource
+from rebalancer.placement.problem import (
+    LIMITED,
+    PlacementProblem,
+    Resource,
+    allowance_beside,
+)
 from tests.builders import GIB, a_host, a_policy, a_snapshot, a_vm
 from tests.unit.placement.clusters import problem_of
 
@@ -121,6 +126,51 @@ def test_the_best_of_several_ways_for_moves_to_become_cheaper_is_kept() -> None:
 
     # The start is one of them, the best another.
     assert max(ends) > 2
+
+
+def two_sites(hosts: int, vms: int, crossing: int) -> PlacementProblem:
+    """Hosts of either site in turn; so many VMs may go from one site to the other."""
+    cluster = a_cluster(5, hosts=hosts, vms=vms)
+    sited = tuple(
+        replace(host, site="east" if number % 2 else "west")
+        for number, host in enumerate(cluster.hosts)
+    )
+    policy = a_policy(goals=GOALS, limits=Limits(migrations=None, moves_between_sites=crossing))
+    problem = problem_of(replace(cluster, hosts=sited), policy)
+    return replace(problem, allowance=allowance_beside(problem, problem.start))
+
+
+def crossings(problem: PlacementProblem, x: Ints) -> int:
+    sites = {host.id: host.site for host in problem.snapshot.hosts}
+    site = np.array([sites[host] for host in problem.host_ids])
+    return int((site[x] != site[problem.start]).sum())
+
+
+def test_many_hosts_are_searched_in_parts_and_keep_what_is_asked_of_all() -> None:
+    problem = two_sites(hosts=110, vms=440, crossing=5)
+    scale = scale_of(find_tiers(problem), 1e4)
+
+    x, *_ = search_eased(problem, scale, problem.start, None, ENDLESS)
+
+    assert 0 < crossings(problem, x) <= 5
+    assert spread(problem, Resource.CORES, x) < 0.8 * spread(problem, Resource.CORES, problem.start)
+    assert spread(problem, Resource.MEMORY, x) <= spread(problem, Resource.MEMORY, problem.start)
+
+
+def test_of_parts_that_use_up_together_what_all_share_only_the_first_is_followed() -> None:
+    problem = two_sites(hosts=4, vms=24, crossing=2)
+    scale = scale_of(find_tiers(problem), 1e4)
+    start = problem.start
+    west, east = (np.flatnonzero((start == host) & problem.movable)[:2] for host in (0, 2))
+    first, second = start.copy(), start.copy()
+    first[west], second[east] = 1, 3
+    layout = Layout(problem, start, scale)
+
+    follow(layout, start, first)
+    follow(layout, start, second)
+
+    assert crossings(problem, first) == crossings(problem, second) == 2
+    assert layout.x.tolist() == first.tolist()
 
 
 def test_the_same_search_finds_the_same() -> None:
